@@ -13,57 +13,85 @@ import { MAX_PATIENCE_PAUSE_MS } from "./scheduler.ts";
 import type { TaskSource } from "./source.ts";
 import type { TaskRequest } from "./task.ts";
 
-/** Parent with the addresses known so far. */
+/** Parent with the addresses that the request gives or the parent has announced so far. */
 export interface Parent extends KnownParent {
-  /** Address that the parent announced for its pieces; one per parent. */
+  /**
+   * Address at which the parent serves its pieces, according to its latest announcement; absent
+   * before an announcement with an address.
+   */
   announcedAddr?: PeerAddress;
 }
 
-/** Layout and digest of the whole task, as reported by the parents. */
+/** Layout and digest of a task, as reported by a parent. */
 export interface DiscoveredTask {
+  /** Layout of the task, with the requested range. */
   readonly layout: TaskLayout;
-  /** Digest of the whole content, if a parent names one. */
+  /** Digest of the whole content; undefined if the parent reported none. */
   readonly digest: Digest | undefined;
 }
 
-/** Dependencies and listeners of {@link ParentDiscovery}. */
+/** Dependencies and callbacks of {@link ParentDiscovery}. */
 export interface DiscoveryContext {
+  /** Request of the caller. */
   readonly request: TaskRequest;
+  /** Transport with the directory that sends requests to the parents. */
   readonly source: TaskSource;
-  /** Digest of the whole content, if the caller gave one. */
+  /** Digest of the whole content; undefined if the caller gave none. */
   readonly digest: Digest | undefined;
+  /** Maximum length of a piece in bytes. A response with longer pieces is an error. */
   readonly maxPieceLength: number;
   /** Parents in the order of the request. */
   readonly parents: readonly Parent[];
+  /** Clock and timers of the runtime. */
   readonly clock: Clock;
   /** Returns a random number from 0 to 1. */
   readonly random: () => number;
-  /** Aborts all calls to parents. */
+  /** Aborts all requests to parents when the download ends. */
   readonly signal: AbortSignal;
-  /** Telemetry operation that the calls to parents belong to. */
+  /** Telemetry operation that all requests to parents belong to; undefined without telemetry. */
   readonly operation: Operation | undefined;
-  /** Called when new pieces may be available. */
+  /** Called when a parent has announced a piece, or its announcements have ended or broken off. */
   readonly onChange: () => void;
-  /** Time to keep asking a parent that fails, in ms. */
+  /**
+   * Time in ms during which the request for the layout is repeated to a parent after temporary
+   * errors.
+   */
   readonly patience: number;
-  /** Called when a parent does not have the task, or, with `banned`, has different content. */
+  /**
+   * Called when a parent does not have the task (`banned` = false), or has different content than
+   * the other parents (`banned` = true).
+   */
   readonly onUseless: (parent: string, banned: boolean) => void;
-  /** Called when a parent that was reported as useless announces pieces again. */
+  /** Called when a parent announces a piece again after its announcements failed. */
   readonly onRestored: (parent: string) => void;
 }
 
-/** Asks the parents for the layout of the task, and follows their announcements of pieces. */
+/**
+ * Requests the layout of the task from the parents, and receives their announcements of pieces.
+ */
 export class ParentDiscovery {
+  /** Dependencies and callbacks. */
   readonly #context: DiscoveryContext;
-  /** Answers of the parents that were asked for the layout. */
+  /**
+   * Promises of the layouts that the parents report, by parent. Empty if the caller gave the
+   * layout.
+   */
   readonly #answers = new Map<Parent, Promise<TaskOutline>>();
-  /** Answer that the download uses: the first usable one. */
+  /**
+   * Lengths and digest of the task that the download uses: those of the first valid response.
+   * Undefined if the caller gave the layout.
+   */
   #outline: TaskOutline | undefined;
-  /** Deadline in ms of each parent that fails while the layout is being asked for. */
+  /**
+   * Deadline for repeating the request for the layout, in ms on the monotonic clock. Contains only
+   * parents whose last response was a temporary error.
+   */
   readonly #patienceEndsAt = new Map<Parent, number>();
-  /** Number of parents that may still answer with the layout. */
+  /** Number of parents that have not yet reported the layout or finally failed. */
   #pendingCount = 0;
-  /** Aborts when the layout is known, to stop further questions about it. */
+  /**
+   * Aborts when a parent has reported the layout, so that requests for it are no longer repeated.
+   */
   readonly #layoutKnown = new AbortController();
 
   constructor(context: DiscoveryContext) {
@@ -71,8 +99,9 @@ export class ParentDiscovery {
   }
 
   /**
-   * Returns the layout from the first parent with a usable answer. An unusable answer is ignored,
-   * however fast it was. Parents with a different layout are left out later, in {@link follow}.
+   * Requests the layout from all parents, and returns that of the first valid response. Invalid
+   * responses are ignored. Rejects if all parents fail. Parents with a different layout are left
+   * out later, by {@link follow}.
    */
   async discover(): Promise<DiscoveredTask> {
     const { request, parents } = this.#context;
@@ -88,18 +117,20 @@ export class ParentDiscovery {
     for (const [index, parent] of parents.entries()) {
       const answer = answers[index]?.then(({ outline }) => outline);
       if (answer === undefined) continue;
-      // Nothing awaits the later answers yet; they may reject.
+      // The later responses are not awaited yet, and their rejection must not be unhandled.
       answer.catch(() => {});
       this.#answers.set(parent, answer);
     }
     this.#outline = known.outline;
-    // A part cannot be verified by the digest of the whole.
+    // The digest of the whole content cannot verify a part of it.
     return { layout: known.layout, digest: range === undefined ? known.digest : undefined };
   }
 
   /**
-   * Returns the remaining time in ms to wait for the layout; undefined unless all parents that may
-   * have it fail.
+   * Returns the remaining time in ms for repeating failed requests for the layout. Returns
+   * undefined if no request is pending, or any pending parent has not failed yet.
+   *
+   * @param now current time in ms on the monotonic clock
    */
   patienceLeft(now: number): number | undefined {
     const ends = [...this.#patienceEndsAt.values()];
@@ -108,7 +139,11 @@ export class ParentDiscovery {
       : Math.max(0, Math.max(...ends) - now);
   }
 
-  /** Asks a parent for the layout, with backoff until it answers or the patience ends. */
+  /**
+   * Requests the layout from a parent. Repeats the request with backoff after temporary errors,
+   * until the patience of the caller has passed or another parent has reported the layout. Rejects
+   * with the last error.
+   */
   async #statWithPatience(parent: Parent): Promise<Answer> {
     const { clock, patience, random } = this.#context;
     try {
@@ -139,7 +174,7 @@ export class ParentDiscovery {
     }
   }
 
-  /** Asks a parent for the layout once and validates its answer. */
+  /** Requests the layout from a parent once, and validates the response. */
   async #stat(parent: Parent): Promise<Answer> {
     const { request, source, digest: wanted, maxPieceLength, signal, operation } = this.#context;
     const { taskId, hostId, kind = "standard", range } = request;
@@ -172,15 +207,26 @@ export class ParentDiscovery {
     }
   }
 
-  /** Returns true if the parent is asked for its pieces. */
+  /**
+   * Returns true if the parent has an address for the Dragonfly gRPC API, so that it announces its
+   * pieces.
+   */
   isFollowed({ apiAddr }: Parent): boolean {
     return this.#context.source.directory !== undefined && apiAddr !== undefined;
   }
 
   /**
-   * Follows the announcements of a parent until the download ends. A broken stream of announcements
-   * is reopened with backoff, unless the parent is banned. A parent that serves pieces but does not
-   * announce them is assumed to have all pieces.
+   * Passes the announcements of a parent to its routes, until the download ends. A broken stream of
+   * announcements is reopened with backoff, unless all routes of the parent are banned.
+   *
+   * Some parents serve pieces but cannot announce them. A parent with a known address for pieces is
+   * assumed to have all pieces in these cases:
+   *
+   * - it does not implement the RPC method
+   * - its request for the layout failed
+   * - its stream of announcements failed five times in a row
+   *
+   * @param routes one route per protocol of the parent
    */
   async follow(layout: TaskLayout, parent: Parent, routes: readonly RouteState[]): Promise<void> {
     const { signal, random, onChange, onUseless, onRestored } = this.#context;
@@ -212,7 +258,7 @@ export class ParentDiscovery {
           parent.addr !== undefined &&
           (isUnresponsive || failure.code === "RemoteUnimplemented")
         ) {
-          // The parent may serve pieces without announcing them, so all pieces are requested from
+          // The parent may serve pieces without announcing them, so any piece may be requested from
           // it.
           for (const route of routes) route.endAnnouncements(true);
           if (decision !== "retry") break;
@@ -236,7 +282,12 @@ export class ParentDiscovery {
     onChange();
   }
 
-  /** Reads the announcements of a parent until the stream ends, and passes them to its routes. */
+  /**
+   * Passes the announcements of a parent to its routes, until the stream of announcements ends or
+   * fails.
+   *
+   * @param onPiece called after each announced piece
+   */
   async #followOnce(
     layout: TaskLayout,
     parent: Parent,
@@ -266,7 +317,7 @@ export class ParentDiscovery {
     }
   }
 
-  /** Waits for a time in ms; returns early when the download ends or `early` aborts. */
+  /** Resolves after a time in ms. Resolves earlier if the download ends or `early` aborts. */
   #wait(milliseconds: number, early?: AbortSignal): Promise<void> {
     const { signal, clock } = this.#context;
     const signals = early === undefined ? [signal] : [signal, early];
@@ -283,8 +334,9 @@ export class ParentDiscovery {
   }
 }
 
-/** Answer of one parent about the whole task. */
+/** Validated response of a parent to the request for the layout. */
 interface Answer extends DiscoveredTask {
+  /** Lengths and digest as the parent reported them. */
   readonly outline: TaskOutline;
 }
 
@@ -296,7 +348,10 @@ function isFulfilled(promise: Promise<unknown>): Promise<boolean> {
   );
 }
 
-/** Returns the error for a task whose layout no parent reported. */
+/**
+ * Returns the error for a task whose layout no parent reported. Its code is the code of all
+ * failures if these are the same, otherwise `Unreachable`.
+ */
 function noOutlineError(taskId: string, failures: readonly VortexError[]): VortexError {
   const reasons = failures
     .map(({ addr, code, message }) => `${addr}: ${code}, ${message}`)

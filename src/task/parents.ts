@@ -6,25 +6,29 @@ import type { TaskParent } from "./task.ts";
 /** Default port of dfdaemon's gRPC API, `upload.server.port`. */
 const API_PORT = 4000;
 
-/** Parent with normalized addresses. */
+/** Parent of a request, with its addresses in normalized form. */
 export interface KnownParent {
-  /** Name of the parent in reports and errors. */
+  /** Name of the parent in reports and errors: `addr`, or `apiAddr` if `addr` is unknown. */
   readonly name: string;
   /** Address for piece requests, `host:port`; undefined if only `apiAddr` is known. */
   readonly addr: string | undefined;
-  /** Address per protocol, if the request names several. */
+  /** Address for each protocol. Absent if the request gives only one address. */
   readonly addresses?: PeerAddresses;
-  /** Address of the Dragonfly gRPC API; undefined if the parent is not asked what it has. */
+  /**
+   * Address of the parent's Dragonfly gRPC API; undefined if the parent is not asked for its
+   * pieces, and is assumed to have all.
+   */
   readonly apiAddr: string | undefined;
 }
 
 /**
- * Normalizes the parents of a request and removes duplicates.
+ * Normalizes the addresses of the parents of a request, and removes duplicate parents.
  *
- * @param apiDefault address of the gRPC API if the request names none: `no` (the API is not used),
- * `same-address`, or `same-host` with dfdaemon's default port
- * @param resolve converts an address to the form that the source expects
- * @throws `InvalidArgument`
+ * @param apiDefault address of the Dragonfly gRPC API for a parent without `apiAddr`: `no` (none,
+ * so the parent is not asked for its pieces), `same-address` (`addr`), or `same-host` (port 4000)
+ * @param resolve converts an address to the form that the transport expects
+ * @throws `InvalidArgument` if the list is empty, an address is malformed, or a parent has neither
+ * `addr` nor `apiAddr`
  */
 export function parentsOf(
   parents: readonly (string | TaskParent)[],
@@ -58,7 +62,11 @@ export function parentsOf(
   return [...known.values()];
 }
 
-/** Returns the address of the gRPC API for a parent that names none. */
+/**
+ * Returns the address of the Dragonfly gRPC API for a parent without `apiAddr`, according to
+ * `apiDefault`. An address that the request gives for the protocol `grpc` takes precedence. Returns
+ * undefined if the API is not used.
+ */
 function apiAddrOf(
   given: PeerAddress | undefined,
   addr: string | undefined,

@@ -2,12 +2,14 @@ import { VortexError } from "../errors.ts";
 import type { SinkLayout } from "./sink.ts";
 
 /**
- * Keeps the bytes of pieces in memory. A buffer is allocated at the first byte of a piece, with the
- * length of the requested part. The memory of deleted pieces is reused, since garbage collectors
- * free large buffers late.
+ * Stores the bytes of pieces in memory. The buffer of a piece is allocated at its first byte, with
+ * the length of its requested part. The memory of deleted pieces is reused, since garbage
+ * collectors free large buffers late.
  */
 export class PieceBuffers {
+  /** Layout of the requested content. */
   readonly #layout: SinkLayout;
+  /** Bytes of the requested part, by piece number. */
   readonly #buffers = new Map<number, Uint8Array<ArrayBuffer>>();
   /** Memory of deleted pieces, for reuse. */
   readonly #free: ArrayBuffer[] = [];
@@ -16,7 +18,10 @@ export class PieceBuffers {
     this.#layout = layout;
   }
 
-  /** Stores bytes of a piece, see `SinkSession.write`. */
+  /**
+   * Stores bytes of piece `number`. The first byte of `chunk` is byte `position` of the requested
+   * content.
+   */
   write(number: number, position: number, chunk: Uint8Array): void {
     const part = this.#part(number);
     let buffer = this.#buffers.get(number);
@@ -28,8 +33,9 @@ export class PieceBuffers {
   }
 
   /**
-   * Returns bytes of a piece, see `SinkSession.read`. The chunk is a view of the piece's memory,
-   * and valid until the piece is deleted.
+   * Returns up to `length` bytes of piece `number`, starting at byte `position` of the requested
+   * content. The returned chunk shares memory with the buffer of the piece, so it is valid until
+   * the piece is deleted.
    */
   read(number: number, position: number, length: number): Uint8Array {
     const from = position - this.#part(number).position;
@@ -44,7 +50,7 @@ export class PieceBuffers {
     return this.#buffers.has(number);
   }
 
-  /** Returns the whole memory of a piece. */
+  /** Returns all bytes of the requested part of a piece, without copying them. */
   get(number: number): Uint8Array {
     const buffer = this.#buffers.get(number);
     if (buffer === undefined)
@@ -52,7 +58,7 @@ export class PieceBuffers {
     return buffer;
   }
 
-  /** Deletes a piece and keeps its memory for reuse. */
+  /** Deletes the bytes of a piece. Its memory is reused for other pieces. */
   delete(number: number): void {
     const buffer = this.#buffers.get(number);
     if (buffer === undefined) return;
@@ -66,16 +72,19 @@ export class PieceBuffers {
     this.#free.length = 0;
   }
 
-  /** Returns memory of `length` bytes, reused if possible. */
+  /**
+   * Returns memory of `length` bytes. Reuses the memory of a deleted piece if that is long enough.
+   */
   #take(length: number): Uint8Array<ArrayBuffer> {
     const memory = this.#free.pop();
-    // All pieces of a task have the same length, except those at its ends. With a list of varying
-    // lengths, reused memory may be too short, and is dropped.
+    // All pieces of a task have the same length, except the first and last. If the caller listed
+    // pieces of varying lengths, reused memory may be too short, and is dropped.
     return memory !== undefined && memory.byteLength >= length
       ? new Uint8Array(memory, 0, length)
       : new Uint8Array(length);
   }
 
+  /** Returns position and length of the requested part of a piece, in bytes. */
   #part(number: number): { readonly position: number; readonly length: number } {
     const part = this.#layout.part(number);
     if (part === undefined)

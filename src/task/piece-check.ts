@@ -6,8 +6,9 @@ import type { TaskOutline } from "./discovery.ts";
 import type { TaskLayout } from "./layout.ts";
 
 /**
- * Checks that a piece has the offset and length that the layout gives to its number.
- * @throws `PieceMismatch`
+ * Requires that a piece has the offset and length that the layout defines for its number.
+ *
+ * @throws `PieceMismatch` if offset or length differ
  */
 export function requireExtent(
   piece: { readonly number: number; readonly offset: number; readonly length: number },
@@ -23,9 +24,11 @@ export function requireExtent(
 }
 
 /**
- * Checks an announced digest against the digest that the caller gave for the piece, before its
- * content is transferred.
- * @throws `DigestMismatch`
+ * Requires that the digest that a parent announced for a piece is the one that the caller gave.
+ * Does nothing if the caller gave none, or one by another algorithm. Called before the content of
+ * the piece is transferred.
+ *
+ * @throws `DigestMismatch` if the digests differ
  */
 export function requireDigest({ number, digest }: Piece, layout: TaskLayout): void {
   const expected = layout.digest(number);
@@ -38,8 +41,11 @@ export function requireDigest({ number, digest }: Piece, layout: TaskLayout): vo
 }
 
 /**
- * Checks that two parents announced the same lengths and digest for the task.
- * @throws `PieceMismatch`, `DigestMismatch`
+ * Requires that two parents reported the same lengths and digest for the task.
+ *
+ * @param announced lengths and digest of the parent to check
+ * @param known lengths and digest of the parent whose response was accepted first
+ * @throws `PieceMismatch` if the lengths differ; `DigestMismatch` if the digests differ
  */
 export function requireSameOutline(announced: TaskOutline, known: TaskOutline): void {
   const { contentLength, pieceLength } = announced;
@@ -54,8 +60,10 @@ export function requireSameOutline(announced: TaskOutline, known: TaskOutline): 
 }
 
 /**
- * Checks a parent's digest of the whole task against the expected one.
- * @throws `DigestMismatch`
+ * Requires that the digest that a parent reported for the whole content is the expected one. Does
+ * nothing if the parent reported none, or one by another algorithm.
+ *
+ * @throws `DigestMismatch` if the digests differ
  */
 export function requireTaskDigest({ digest }: TaskOutline, wanted: Digest): void {
   if (digest === undefined || !differs(digest, wanted)) return;
@@ -67,8 +75,8 @@ export function requireTaskDigest({ digest }: TaskOutline, wanted: Digest): void
 }
 
 /**
- * Returns true if two digests prove different contents. Digests by different algorithms prove
- * nothing.
+ * Returns true if two digests are by the same algorithm and differ. Digests by different algorithms
+ * cannot be compared, so the result is false.
  */
 function differs(text: string, { algorithm, encoded }: Digest): boolean {
   const digest = parseDigest(text);
@@ -76,22 +84,28 @@ function differs(text: string, { algorithm, encoded }: Digest): boolean {
 }
 
 /**
- * Verifies the content of a piece as it passes: its length, and the digest that the caller gave.
- * The digest that the parent announced is verified by the downloader. Also extracts the requested
- * part of the piece and computes its CRC-32.
+ * Verifies the content of a piece while it is being received: its length, and the digest that the
+ * caller gave for it. Also extracts the requested part of the piece and computes its CRC-32.
+ *
+ * The digest that the parent announced is not verified here, but by the downloader.
  */
 export class PieceCheck {
+  /** Layout of the task. */
   readonly #layout: TaskLayout;
+  /** Piece that is being received. */
   readonly #piece: Piece;
-  /** Offset of the requested part within the piece. */
+  /** Offset of the requested part within the piece, in bytes. */
   readonly #from: number;
-  /** End of the requested part within the piece. */
+  /** Offset of the first byte after the requested part, within the piece. */
   readonly #to: number;
-  /** CRC-32 of the requested part; undefined if the piece's own digest already is that CRC-32. */
+  /**
+   * Computes the CRC-32 of the requested part. Undefined if the announced digest is the CRC-32 of
+   * the piece and the whole piece is requested.
+   */
   readonly #crc32: Hasher | undefined;
   /**
-   * Hash by the algorithm of the caller's digest; undefined if the announced digest uses the same
-   * algorithm.
+   * Computes the digest of the piece by the algorithm of the caller's digest. Undefined if the
+   * caller gave no digest, or if the announced digest uses the same algorithm.
    */
   readonly #callerHash: Hasher | undefined;
   /** Number of bytes processed so far. */
@@ -115,7 +129,8 @@ export class PieceCheck {
   }
 
   /**
-   * Processes the next bytes of the piece. Returns those of them that belong to the requested part.
+   * Processes the next bytes of the piece. Returns the bytes of `chunk` that are in the requested
+   * part.
    */
   update(chunk: Uint8Array): Uint8Array {
     this.#callerHash?.update(chunk);
@@ -127,8 +142,10 @@ export class PieceCheck {
   }
 
   /**
-   * Verifies length and digest at the end of the content.
-   * @throws `LengthMismatch`, `DigestMismatch`
+   * Verifies length and digest of the piece, after all its bytes were passed to {@link update}.
+   *
+   * @throws `LengthMismatch` if the length differs from the announced one; `DigestMismatch` if the
+   * digest differs from the one that the caller gave
    */
   verify(): void {
     const { number, length } = this.#piece;
@@ -148,7 +165,10 @@ export class PieceCheck {
     );
   }
 
-  /** Digest of the whole piece, `algorithm:encoded`: the caller's, or else the announced one. */
+  /**
+   * Digest of the whole piece, as `algorithm:encoded`: the one that the caller gave, or else the
+   * one that the parent announced.
+   */
   get digest(): string {
     const expected = this.#layout.digest(this.#piece.number);
     return expected === undefined
@@ -156,7 +176,9 @@ export class PieceCheck {
       : `${expected.algorithm}:${expected.encoded}`;
   }
 
-  /** CRC-32 of the requested part. */
+  /**
+   * CRC-32 of the requested part of the piece. Valid after all bytes were passed to {@link update}.
+   */
   get crc32(): number {
     return Number(this.#crc32?.encode() ?? parseDigest(this.#piece.digest).encoded);
   }

@@ -11,28 +11,38 @@ import { ReadBuffers } from "./read-buffers.ts";
 import type { Attempt, Scheduler } from "./scheduler.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
-/** Dependencies and listeners of {@link PieceTransfers}. */
+/** Dependencies and callbacks of {@link PieceTransfers}. */
 export interface TransferContext {
+  /** Layout of the task. */
   readonly layout: TaskLayout;
+  /** Session of the sink that the pieces are written to. */
   readonly session: SinkSession;
+  /** Receives the results of the attempts. */
   readonly scheduler: Scheduler;
+  /** Creates hash functions. */
   readonly hashers: HasherFactory;
+  /** Clock of the runtime. */
   readonly clock: Clock;
+  /** Rate limiters that all received bytes must pass. */
   readonly limiters: readonly RateLimiter[];
-  /** Aborts when the download ends; no transfer starts afterwards. */
+  /** Aborts when the download ends. No transfer starts afterwards. */
   readonly signal: AbortSignal;
+  /** Compares the content of the parents before their pieces are committed. */
   readonly comparison: Comparison;
   /** Requests the piece of an attempt from its parent. */
   readonly fetchPiece: (attempt: Attempt, signal: AbortSignal) => Promise<Piece>;
-  /** Called when all bytes of a piece have arrived, so that the request to its parent is over. */
+  /**
+   * Called when all bytes of a piece have been received, so that its request no longer counts as
+   * concurrent.
+   */
   readonly onReceived: (attempt: Attempt) => void;
-  /** Called for bytes received from a parent. */
+  /** Called for each chunk received from a parent, with its length in bytes and the time in ms. */
   readonly onBytes: (bytes: number, now: number) => void;
-  /** Called when received bytes have been written and rate-limited. */
+  /** Called when received bytes have passed the rate limits. */
   readonly onProgress: () => void;
   /**
-   * Called when a piece is verified and committed. `sequence` is that of its announcement,
-   * `costSeconds` the duration of its transfer.
+   * Called when a piece is verified and committed to the sink. The parameter `sequence` is the
+   * sequence number of the announcement, `costSeconds` the duration of the transfer.
    */
   readonly onCommitted: (
     piece: SinkPiece,
@@ -40,33 +50,44 @@ export interface TransferContext {
     sequence: number,
     costSeconds: number,
   ) => void;
-  /** Called when a route that was left out has delivered a piece. */
+  /** Called when a route that was left out has delivered a verified piece. */
   readonly onRouteRestored: (attempt: Attempt) => void;
-  /** Called when the sink fails, which fails the download and is not blamed on the parent. */
+  /**
+   * Called when the sink fails. This fails the download, and does not count as a failure of the
+   * parent.
+   */
   readonly onSinkFailure: (error: unknown) => void;
 }
 
-/** Attempt in flight. */
+/** Attempt to transfer a piece from one parent, in flight. */
 interface Transfer {
+  /** Piece and route of the attempt, as the scheduler chose them. */
   readonly attempt: Attempt;
+  /** Aborts the request to the parent. */
   readonly controller: AbortController;
+  /** Time of the start, in ms on the monotonic clock. */
   readonly startedAt: number;
-  /** Received bytes of the requested part. */
+  /** Number of received bytes of the requested part of the piece. */
   bytes: number;
   /**
-   * True once the scheduler has dropped the attempt: another attempt won, or its parent was left
-   * out.
+   * True once the scheduler has ended the attempt, because another attempt at the piece succeeded
+   * first or the parent was left out.
    */
   isEnded: boolean;
 }
 
-/** Runs attempts: transfers each piece from a parent to the sink, and verifies it on the way. */
+/**
+ * Runs the attempts that the scheduler starts. Each attempt transfers a piece from a parent to the
+ * sink and verifies it.
+ */
 export class PieceTransfers {
+  /** Dependencies and callbacks. */
   readonly #context: TransferContext;
   /** Attempts in flight, by ID. */
   readonly #transfers = new Map<number, Transfer>();
-  /** Shared writes by piece number. */
+  /** Writes to the sink, by piece number. All attempts at a piece share one {@link PieceWrite}. */
   readonly #writes = new Map<number, PieceWrite>();
+  /** Pool of buffers for received bytes. */
   readonly #buffers = new ReadBuffers();
 
   constructor(context: TransferContext) {
@@ -74,8 +95,8 @@ export class PieceTransfers {
   }
 
   /**
-   * Received bytes of all pieces in flight. Of two attempts at a piece, the one with more bytes
-   * counts.
+   * Number of received bytes of all pieces in flight. If two attempts fetch the same piece, only
+   * the one with more bytes counts.
    */
   get bytes(): number {
     const furthest = new Map<number, number>();
@@ -87,8 +108,8 @@ export class PieceTransfers {
   }
 
   /**
-   * Runs an attempt to its end. Rejects with the error of the parent or the sink; resolves if the
-   * scheduler dropped the attempt.
+   * Runs an attempt to its end. Rejects with the error of the parent or the sink. Resolves if the
+   * piece is committed, or if the scheduler has ended the attempt.
    */
   async run(attempt: Attempt): Promise<void> {
     const { signal, clock } = this.#context;
@@ -114,7 +135,9 @@ export class PieceTransfers {
     }
   }
 
-  /** Ends an attempt that the scheduler has dropped. */
+  /**
+   * Cancels an attempt that the scheduler has ended. Does nothing if the attempt is not in flight.
+   */
   end({ id }: Attempt): void {
     this.#end(
       this.#transfers.get(id),
@@ -122,18 +145,22 @@ export class PieceTransfers {
     );
   }
 
-  /** Ends all attempts. */
+  /** Cancels all attempts. */
   endAll(reason: VortexError): void {
     for (const transfer of this.#transfers.values()) this.#end(transfer, reason);
   }
 
+  /** Marks an attempt as ended and aborts its request with `reason`. */
   #end(transfer: Transfer | undefined, reason: VortexError): void {
     if (transfer === undefined) return;
     transfer.isEnded = true;
     transfer.controller.abort(reason);
   }
 
-  /** Transfers a piece to the sink, verifies it and commits it. */
+  /**
+   * Transfers a piece to the sink, verifies it, waits for the comparison of its parent with the
+   * others, and commits it.
+   */
   async #transfer(transfer: Transfer, write: AttemptWrite): Promise<void> {
     const { layout, scheduler, hashers, clock, comparison, fetchPiece, onReceived } = this.#context;
     const { attempt, controller } = transfer;
@@ -160,7 +187,12 @@ export class PieceTransfers {
     );
   }
 
-  /** Commits a piece that has arrived completely and is verified. */
+  /**
+   * Commits a piece that has been received completely and verified. Cancels the other attempts at
+   * it.
+   *
+   * @param sequence sequence number of the announcement of the piece
+   */
   async #commit(
     transfer: Transfer,
     check: PieceCheck,
@@ -170,7 +202,8 @@ export class PieceTransfers {
     const { scheduler, session, clock, signal, onCommitted, onRouteRestored } = this.#context;
     const { attempt } = transfer;
     const { number } = attempt;
-    // Another attempt may have won while the sink took the last bytes. The piece is committed once.
+    // Another attempt may have succeeded during the last write to the sink. Each piece is committed
+    // only once.
     requireActive(transfer);
     const wasLeftOut = scheduler.route(attempt.routeId).isLeftOut;
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
@@ -187,8 +220,9 @@ export class PieceTransfers {
   }
 
   /**
-   * Transfers the content of a piece to `write`. Bytes are gathered in a reused buffer: memory does
-   * not grow with the task, and files are written in few long writes.
+   * Transfers the content of a piece to `write`. Received bytes are collected in a buffer that is
+   * reused for later pieces. So memory does not grow with the task, and files are written in few
+   * long writes.
    */
   async #receive(
     piece: Piece,
@@ -214,7 +248,7 @@ export class PieceTransfers {
       if (chunk === undefined) break;
       scheduler.arrived(attempt.id, chunk.length, now);
       onBytes(chunk.length, now);
-      // From here on, the time is spent on our side and not by the parent.
+      // Waiting for the sink and for the rate limit does not count as wait time for the parent.
       scheduler.setWaiting(attempt.id, false, now);
       const gathered = chunk.buffer === room.buffer && chunk.byteOffset === room.byteOffset;
       if (gathered) filled += chunk.length;
@@ -232,7 +266,10 @@ export class PieceTransfers {
     this.#buffers.give(buffer);
   }
 
-  /** Waits for the sink and reports its failure. */
+  /**
+   * Awaits an operation of the sink. If it fails, reports the error to `onSinkFailure` and rejects
+   * with it.
+   */
   async #awaitSink(operation: Promise<void>): Promise<void> {
     try {
       await operation;
@@ -242,7 +279,10 @@ export class PieceTransfers {
     }
   }
 
-  /** Returns the shared write of all attempts at a piece. */
+  /**
+   * Returns the {@link PieceWrite} that all attempts at a piece share. Creates it for the first
+   * attempt.
+   */
   #writeOf(number: number): PieceWrite {
     const { layout, session } = this.#context;
     const part = layout.part(number);
@@ -255,8 +295,9 @@ export class PieceTransfers {
 }
 
 /**
- * Throws if the scheduler has dropped the attempt.
- * @throws `Aborted`
+ * Requires that the scheduler has not ended the attempt.
+ *
+ * @throws `Aborted` if the scheduler has ended the attempt
  */
 function requireActive({ isEnded }: Transfer): void {
   if (isEnded) throw new VortexError("Aborted", "the piece is not wanted any more");

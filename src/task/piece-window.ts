@@ -1,37 +1,43 @@
 import type { RateLimiter } from "../rate-limiter.ts";
 
-/** Minimum interval between two changes of the window, in ms. */
+/** Minimum interval between two changes of the window size, in ms. */
 const RESIZE_INTERVAL_MS = 1000;
 
 /** Options of a {@link PieceWindow}. */
 export interface PieceWindowOptions {
-  /** Rate limits that apply to the pieces. */
+  /** Rate limiters that the received bytes of the pieces must pass. */
   readonly limiters: readonly Pick<RateLimiter, "rate" | "waitedAt">[];
   /** Length of the longest piece in bytes. */
   readonly pieceLength: number;
-  /** Time in ms within which the rate limit must let all pieces in flight pass. */
+  /**
+   * Maximum time in ms that all pieces in flight may take to pass the rate limit. It determines the
+   * initial window size.
+   */
   readonly passTimeMs: number;
-  /** Maximum number of pieces in flight. */
+  /** Maximum window size, in pieces. */
   readonly maxPieces: number;
-  /** Current time in ms. */
+  /** Current time, in ms on the monotonic clock. */
   readonly now: number;
 }
 
 /**
- * Limits the number of pieces in flight under a local rate limit. A server aborts an answer that
- * its peer does not read within the stall timeout. So the window starts with the pieces that the
- * limit lets pass in a fraction of that time.
+ * Limits the number of pieces in flight under a local rate limit. The window size is this number.
  *
- * If the parents turn out to be slower than the limit, the window grows by one piece per second. It
- * shrinks by one when the limit delays pieces again.
+ * A server aborts a response that its peer does not read within the stall timeout. So the initial
+ * window has only as many pieces as the rate limit lets pass within `passTimeMs`, but at least one.
+ *
+ * The window grows by one piece per second while the rate limit delays no piece, because the
+ * parents are slower. It shrinks by one piece per second, down to its initial size, while the rate
+ * limit delays pieces.
  */
 export class PieceWindow {
+  /** Options of the window. */
   readonly #options: PieceWindowOptions;
-  /** Initial and minimum size. */
+  /** Initial and minimum window size, in pieces. */
   readonly #minSize: number;
-  /** Current number of pieces that may be in flight. */
+  /** Current maximum number of pieces in flight. */
   #size: number;
-  /** Time of the last change, in ms. */
+  /** Time of the last check whether to change the window size, in ms on the monotonic clock. */
   #changedAt: number;
 
   constructor(options: PieceWindowOptions) {
@@ -44,7 +50,10 @@ export class PieceWindow {
     this.#changedAt = now;
   }
 
-  /** Returns the maximum number of pieces in flight at the time `now`, in ms. */
+  /**
+   * Returns the maximum number of pieces in flight at time `now`, in ms on the monotonic clock.
+   * Changes the window size if the last check was at least one second before.
+   */
   size(now: number): number {
     const { limiters, maxPieces } = this.#options;
     if (now - this.#changedAt < RESIZE_INTERVAL_MS) return this.#size;
@@ -54,7 +63,10 @@ export class PieceWindow {
     return this.#size;
   }
 
-  /** Time in ms at which the window may grow; undefined at its maximum. */
+  /**
+   * Time at which the window size may change next, in ms on the monotonic clock. Undefined while
+   * the window has its maximum size.
+   */
   get changesAt(): number | undefined {
     return this.#size < this.#options.maxPieces ? this.#changedAt + RESIZE_INTERVAL_MS : undefined;
   }

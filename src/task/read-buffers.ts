@@ -1,19 +1,24 @@
-/** Length of a buffer in bytes, and so of one write to a file. */
+/** Length of one buffer in bytes. Content is written to a file in chunks of this length. */
 export const READ_BUFFER_BYTES: number = 256 * 1024;
 
 /**
- * Pool of buffers that the content of pieces is read into. Attempts reuse each other's buffers, so
- * the pool never holds more buffers than there were concurrent attempts.
+ * Pool of buffers that received content is collected in. Attempts reuse the buffers of earlier
+ * attempts, so the pool never contains more buffers than the maximum number of concurrent attempts
+ * so far.
  */
 export class ReadBuffers {
+  /** Unused buffers. */
   readonly #free: Uint8Array[] = [];
 
-  /** Takes a buffer from the pool, or allocates one. */
+  /**
+   * Removes a buffer from the pool and returns it. If the pool is empty, allocates a buffer of
+   * {@link READ_BUFFER_BYTES}.
+   */
   take(): Uint8Array {
     return this.#free.pop() ?? new Uint8Array(READ_BUFFER_BYTES);
   }
 
-  /** Puts a buffer back into the pool, once nothing reads or writes it any more. */
+  /** Returns a buffer to the pool. No operation may read from or write to the buffer any more. */
   give(buffer: Uint8Array): void {
     this.#free.push(buffer);
   }

@@ -6,19 +6,22 @@ import type { SinkPiece, SinkSession } from "./sink.ts";
 /** Length of one read from the sink, in bytes. */
 const READ_BYTES = 1024 * 1024;
 
-/** Dependencies for the verification of resumed pieces. */
+/** Dependencies for the verification of pieces that an earlier download stored in the sink. */
 export interface ResumeContext {
+  /** Layout of the task. */
   readonly layout: TaskLayout;
+  /** Session of the sink that contains the pieces. */
   readonly session: SinkSession;
+  /** Creates hash functions. */
   readonly hashers: HasherFactory;
   /** Aborts the verification. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Lists the requested pieces that an earlier download left in the sink, without duplicates. The
- * oldest, the newest and a middle one come first. If the content changed during that download, it
- * most likely did so between two of these, so parents are asked about them.
+ * Returns the requested pieces that an earlier download stored in the sink, without duplicates. The
+ * first three are the oldest, the newest and a middle piece, since parents are compared with these.
+ * A change of the content during the earlier download most likely happened between two of them.
  */
 export function resumedPieces({
   layout,
@@ -27,7 +30,7 @@ export function resumedPieces({
   const found = new Map<number, SinkPiece>();
   for (const piece of session.resumed) {
     if (layout.part(piece.number) === undefined) continue;
-    // A piece that was fetched again counts with its latest position.
+    // A piece that the sink lists twice was fetched again, so its last entry counts.
     found.delete(piece.number);
     found.set(piece.number, piece);
   }
@@ -37,14 +40,17 @@ export function resumedPieces({
 }
 
 /**
- * Reads a resumed piece from the sink and returns true if it matches its recorded digests. A piece
- * that cannot be read does not match.
+ * Reads a piece of an earlier download from the sink. Returns true if its bytes match its recorded
+ * digests and the digest that the caller gave. Returns false if they differ or cannot be read.
  */
 export function isIntact(piece: SinkPiece, context: ResumeContext): Promise<boolean> {
   return matches(piece, context).catch(() => false);
 }
 
-/** Compares a resumed piece with its recorded digests, and with the digest that the caller gave. */
+/**
+ * Compares the bytes of a piece of an earlier download with its recorded digests, and with the
+ * digest that the caller gave. Rejects if the bytes cannot be read.
+ */
 async function matches(
   { number, crc32, digest }: SinkPiece,
   context: ResumeContext,
@@ -61,8 +67,8 @@ async function matches(
     named !== undefined &&
     (named.algorithm !== noted.algorithm || named.encoded !== noted.encoded)
   ) {
-    // A part cannot be verified by the digest of its piece. It is right if the recorded digest of
-    // the piece is the one that the caller gave.
+    // The digest of a piece cannot verify a part of it. The part is accepted if the recorded digest
+    // of the piece is the one that the caller gave.
     return false;
   }
   const found = await hashPart(
@@ -74,8 +80,8 @@ async function matches(
 }
 
 /**
- * Hashes the requested part of a piece in the sink. Returns the digests by algorithm; undefined for
- * a piece outside the range, or if the signal aborted.
+ * Hashes the requested part of a piece in the sink. Returns the digests by algorithm. Returns
+ * undefined if the piece is outside the requested range, or the signal aborted.
  */
 export async function hashPart(
   number: number,

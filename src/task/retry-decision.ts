@@ -1,20 +1,20 @@
 import type { ErrorCode, VortexError } from "../errors.ts";
 
 /**
- * Consequence of a failed piece request for the parent, or for the whole task.
+ * Consequence of a failed piece request for the parent, or for the whole download:
  *
- * - `retry`: possibly temporary; the parent is retried after a pause
- * - `missing`: the parent does not have this piece now; it is still asked for others
- * - `leave-out`: a retry would get the same answer; the parent is left out, and retried every 30 s
- * - `ban`: the parent sent wrong data, or a retry would do harm; it is never asked again
- * - `fatal`: no parent can help; the download fails
+ * - `retry`: the error may be temporary; the parent is retried after a backoff
+ * - `missing`: the parent does not have this piece now; other pieces are still requested from it
+ * - `leave-out`: a retry would have the same result; the parent is left out, and retried every 30 s
+ * - `ban`: the parent sent wrong data, or a retry would do harm; nothing is requested from it again
+ * - `fatal`: the error does not depend on the parent; the download fails
  */
 export type RetryDecision = "retry" | "missing" | "leave-out" | "ban" | "fatal";
 
-/** Decisions for codes that differ from the decision for their kind. */
+/** Decisions for error codes that differ from the decision for the kind of the code. */
 const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
   NotFound: "missing",
-  // A killed peer process looks like this; it sent nothing wrong.
+  // A killed peer process causes this error without sending wrong data.
   TruncatedContent: "retry",
   // A retry fails in the same way, unless the peer was upgraded meanwhile.
   RemoteInvalidArgument: "leave-out",
@@ -32,7 +32,7 @@ const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
   Internal: "leave-out",
 };
 
-/** Decisions for all other codes, by their kind. */
+/** Decisions by error kind, for all codes that are not in `byCode`. */
 const byKind: Record<VortexError["kind"], RetryDecision> = {
   misuse: "fatal",
   peer: "ban",
@@ -43,7 +43,7 @@ const byKind: Record<VortexError["kind"], RetryDecision> = {
   local: "fatal",
 };
 
-/** Returns the consequence of an error that a piece request failed with. */
+/** Returns the consequence of the error of a piece request. */
 export function retryDecision(error: VortexError): RetryDecision {
   return byCode[error.code] ?? byKind[error.kind];
 }

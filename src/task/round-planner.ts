@@ -1,63 +1,78 @@
-/** Result of a round. */
+/**
+ * Result of a failed round. A round is one pass over all requested pieces with one set of parents.
+ */
 export interface RoundEnd {
   /**
-   * True if all pieces arrived, but the whole has the wrong digest. False if some piece was
-   * unavailable.
+   * True if all pieces were fetched, but the digest of the whole content is wrong. False if some
+   * piece was unavailable.
    */
   readonly mismatch: boolean;
-  /** Sources of the pieces in the sink at the end of the round. */
+  /**
+   * Sources of the pieces in the sink at the end of the round: names of parents, and of earlier
+   * downloads.
+   */
   readonly sources: readonly string[];
 }
 
 /**
- * Selects the parents of each round, for a task whose digest is known. A new round starts when the
- * pieces of the last one did not form the right content. So no parent can fail a task that other
- * parents have right.
+ * Selects the parents of each round, for a task whose digest is known. A round is one pass over all
+ * requested pieces with one set of parents. It fails if the content has the wrong digest, or if a
+ * piece is unavailable.
  *
- * The first round uses all parents, and excludes one that contradicts the others. After a failed
- * round, the excluded parents are tried, then each source of the wrong content alone. A parent
- * whose pieces alone formed wrong content is never used again. No set of parents is tried twice.
+ * The first round uses all parents. During a round, a parent is excluded if its content contradicts
+ * that of other parents.
+ *
+ * After a failed round, the excluded parents are tried. Then each parent that delivered wrong
+ * content is tried alone, and finally all parents together. A parent that delivered wrong content
+ * alone is never used again. No set of parents is tried twice.
+ *
+ * So a parent with wrong content cannot fail a task for which another parent has the right content.
  */
 export class RoundPlanner {
+  /** Names of all parents. */
   readonly #parents: readonly string[];
-  /** Sets of parents to try in later rounds, first one next. */
+  /** Sets of parents for later rounds, in the order in which they are tried. */
   readonly #queue: (readonly string[])[] = [];
-  /** Keys of the sets of parents that were tried, see {@link keyOf}. */
+  /** Keys of the sets of parents that were already tried. Each key is made by {@link keyOf}. */
   readonly #tried = new Set<string>();
-  /** Parents whose pieces alone formed wrong content. */
+  /** Parents that delivered content with the wrong digest while no other parent took part. */
   readonly #wrongParents = new Set<string>();
-  /** Parents that are excluded from the current round. */
+  /**
+   * Parents that are excluded from the current round, since their content contradicts that of other
+   * parents.
+   */
   readonly #excluded = new Set<string>();
-  /** True once any round ended with the wrong digest. */
+  /** True once the content of any round had the wrong digest. */
   #mismatched = false;
-  /** Parents of the current round, including excluded ones. */
+  /** Parents of the current round, including parents excluded during the round. */
   #current: readonly string[];
 
-  /** @param parents names of all parents, which take part in the first round */
+  /** @param parents names of all parents; the first round uses all of them */
   constructor(parents: readonly string[]) {
     this.#parents = parents;
     this.#current = parents;
   }
 
-  /** Parents of the current round, without the excluded ones. */
+  /** Parents of the current round, without parents excluded during the round. */
   get current(): readonly string[] {
     return this.#current.filter((parent) => !this.#excluded.has(parent));
   }
 
   /**
-   * Excludes a parent from the current round, since its content differs from that of the others.
+   * Excludes a parent from the current round, since its content contradicts that of other parents.
    */
   exclude(parent: string): void {
     this.#excluded.add(parent);
   }
 
   /**
-   * Ends a failed round. Returns the parents of the next round; undefined if nothing is left to
-   * try.
+   * Ends a failed round. Returns the parents of the next round, or undefined if no further set of
+   * parents is left to try.
    */
   next({ mismatch, sources }: RoundEnd): readonly string[] | undefined {
     this.#mismatched ||= mismatch;
-    // Missing pieces do not become available by dropping those that are present.
+    // If pieces are missing, no parent was excluded and no digest was wrong, another round cannot
+    // help.
     if (!this.#mismatched && this.#excluded.size === 0) return undefined;
     const [firstSource] = sources;
     const isSingleParent =
@@ -66,7 +81,8 @@ export class RoundPlanner {
       firstSource !== undefined &&
       this.#parents.includes(firstSource);
     if (isSingleParent) this.#wrongParents.add(firstSource);
-    // A round that used pieces of an earlier download does not prove that its parents fail.
+    // If the round used pieces of an earlier download, these may be the wrong pieces, so its set of
+    // parents may be tried again.
     if (sources.every((source) => this.#parents.includes(source)))
       this.#tried.add(keyOf(this.current));
     if (this.#excluded.size > 0) this.#queue.push([...this.#excluded]);
