@@ -24,8 +24,9 @@ export interface KnownParent {
 /**
  * Normalizes the addresses of the parents of a request, and removes duplicate parents.
  *
- * @param apiDefault address of the Dragonfly gRPC API for a parent without `apiAddr`: `no` (none,
- * so the parent is not asked for its pieces), `same-address` (`addr`), or `same-host` (port 4000)
+ * @param apiDefault address of the Dragonfly gRPC API for a parent without `apiAddr`. With
+ * `same-address`, it is `addr`. With `same-host`, it is the host of `addr` with port 4000. With
+ * `no`, it is undefined, so the parent is not asked for its pieces.
  * @param resolve converts an address to the form that the transport expects
  * @throws `InvalidArgument` if the list is empty, an address is malformed, or a parent has neither
  * `addr` nor `apiAddr`

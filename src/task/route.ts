@@ -1,113 +1,149 @@
 import type { VortexError } from "../errors.ts";
 import type { Protocol } from "../transport/protocol.ts";
 
-/** Identity of a {@link RouteState}. */
+/** Identifies a route: one parent over one protocol. */
 export interface RouteIdentity {
   /** Name of the parent. */
   readonly parent: string;
-  /** Protocol of the route, if the parent is used over several at once. */
+  /**
+   * Protocol of the route. Absent if the transport chooses the protocol for each piece of the
+   * parent.
+   */
   readonly protocol?: Protocol | undefined;
 }
 
-/** Backoff after the first failure, in ms; doubled with every further failure. */
+/** Backoff after the first failure, in ms. Each consecutive failure doubles it. */
 const FIRST_PAUSE_MS = 250;
-/** Maximum backoff between two attempts, in ms. */
+/** Maximum backoff before the next attempt, in ms. */
 export const MAX_PAUSE_MS = 30_000;
-/** Consecutive failures after which a route is left out as `gone`. */
+/** Number of consecutive failures after which a route is left out as `gone`. */
 export const MAX_FAILURES = 5;
 /**
- * Requests for one piece that a parent may answer with "not found" before it is no longer asked for
- * that piece.
+ * Maximum number of requests for one piece that a parent may answer with `NotFound`. Afterwards,
+ * this piece is not requested from the parent again until the parent announces it.
  */
 const MAX_MISSES = 3;
-/** Maximum number of distinct errors kept per route. */
+/** Maximum number of distinct errors stored per route. A further error replaces the oldest. */
 const MAX_REASONS = 8;
-/** Weight of the newest sample in the exponentially weighted moving averages. */
+/**
+ * Weight of the newest sample in the exponentially weighted moving averages of rate and latency,
+ * from 0 to 1.
+ */
 const SAMPLE_WEIGHT = 0.3;
-/** Minimum wait time covered by one rate sample, in ms. */
+/**
+ * Minimum time that one sample of the download rate covers, in ms. Only time during which an
+ * attempt waits for bytes counts.
+ */
 const MIN_SAMPLE_MS = 250;
 /**
- * Lower bound of a measured rate, in bytes/ms. It keeps the estimates of a route that delivered
- * nothing finite, and so comparable.
+ * Lower bound of a measured download rate, in bytes/ms. It makes the expected delivery times of a
+ * route that delivered nothing finite, so that routes can be compared.
  */
 const MIN_RATE_BYTES_PER_MS = 0.001;
 /**
- * Idle time in ms after which a higher rate than the measured one is assumed. The assumed rate
- * grows with the idle time, so that a slow route is eventually tried again.
+ * Idle time of a route in ms after which a higher rate than the measured rate is assumed. The
+ * assumed rate grows with the idle time, so that a slow route is eventually tried again.
  */
 const RATE_DECAY_MS = 10_000;
 
 /**
- * State of a route that is left out. It carries no regular attempts, only probes: single attempts
- * that test whether it has recovered, like the half-open state of a circuit breaker.
+ * Reason why a route is not in regular use. Such a route carries only probes: single attempts that
+ * test whether the route has recovered, like the half-open state of a circuit breaker.
  *
- * - `gone`: entered after five consecutive failures. Probed after each backoff. If no other route
- *   is left, the download waits for it as long as its patience lasts.
- * - `useless`: entered after an answer that a retry would not change. Probed every 30 s; the
- *   download does not wait for it.
- * - `banned`: entered after wrong data, or a failure that must not be repeated. Never asked again.
+ * - `gone`: the route failed five times in a row. It is probed after each backoff. If no other
+ *   route can deliver the missing pieces, the download waits for its recovery, but no longer than
+ *   the option `patience`.
+ * - `useless`: a retry would have the same result. The route is probed every 30 s; the download
+ *   does not wait for its recovery.
+ * - `banned`: the route delivered wrong data, or had a failure that must not be repeated. It is
+ *   never used again.
  *
- * A verified piece ends `gone` and `useless`; `banned` is final.
+ * A verified piece returns a `gone` or `useless` route to regular use.
  */
 export type LeftOut = "gone" | "useless" | "banned";
 
 /** State and statistics of one route: one parent over one protocol. */
 export class RouteState {
-  /** Unique ID: the name of the parent, with the protocol if it has several. */
+  /**
+   * Unique ID of the route: the name of the parent, followed by the protocol if the route has one.
+   */
   readonly id: string;
-  /** Name of the parent. Routes of one parent share its request slots, and a ban for wrong data. */
+  /**
+   * Name of the parent. All routes of a parent share the limit of concurrent requests to it, and
+   * are all banned if it delivers wrong data.
+   */
   readonly parent: string;
+  /** Protocol of the route; undefined if the transport chooses the protocol for each piece. */
   readonly protocol: Protocol | undefined;
-  /** Number of attempts in flight. */
+  /** Number of attempts in flight over this route. */
   inFlight = 0;
   /** Number of attempts in flight that wait for bytes from the parent. */
   #waitingCount = 0;
-  /** Undefined while the route is in regular use. */
+  /** Reason why the route is not in regular use; undefined while it is in regular use. */
   #leftOut: LeftOut | undefined;
   /**
-   * True while the parent is excluded from the current round, since its content differs from that
-   * of the participating parents.
+   * True while the parent is excluded from the current round, because its content contradicts that
+   * of other parents or the round uses only other parents.
    */
   excludedFromRound = false;
-  /** Earliest time of the next attempt, in ms. */
+  /** Earliest time of the next attempt, in ms on the monotonic clock. */
   retryAt = 0;
-  /** Number of consecutive failures, since the last success. */
+  /**
+   * Number of failures since the last verified piece. Attempts that fail together count as one.
+   */
   failures = 0;
-  /** Distinct errors, the newest last; at most eight. */
+  /** Distinct errors of the route, the newest last; at most eight. */
   readonly reasons: VortexError[] = [];
-  /** Number of all failures. */
+  /** Number of all errors of the route. */
   errors = 0;
-  /** Number of pieces delivered first and verified. */
+  /** Number of verified pieces that this route delivered. */
   pieces = 0;
-  /** Bytes received. */
+  /** Number of bytes received over this route. */
   bytes = 0;
-  /** Average time from request to answer, in ms; undefined before the first answer. */
+  /**
+   * Moving average of the time from a request to the start of its response, in ms; undefined before
+   * the first response.
+   */
   latency: number | undefined;
-  /** Average rate of all attempts together, in bytes/ms; undefined before the first sample. */
+  /**
+   * Moving average of the total download rate of all attempts over this route, in bytes/ms;
+   * undefined before the first sample.
+   */
   #rate: number | undefined;
-  /** Time of the last counted failure. */
+  /**
+   * Time of the last counted failure, in ms on the monotonic clock; negative infinity before the
+   * first.
+   */
   #lastFailureAt = Number.NEGATIVE_INFINITY;
-  /** Number of counted failures. A timestamp could not order events within one millisecond. */
+  /**
+   * Number of counted failures so far. An attempt that started before the latest counted failure
+   * does not count as another failure. Timestamps could not order these events within one
+   * millisecond.
+   */
   #failureEpoch = 0;
-  /** True after the announcement stream broke, until it delivers again. */
+  /** True after the stream of announcements broke, until the parent announces a piece again. */
   #announcementsInterrupted = false;
-  /** Time at which the last attempt ended. */
+  /** Time at which the last attempt ended, in ms on the monotonic clock. */
   #idleSince = 0;
-  /** Time of the last update of the current rate sample, in ms. */
+  /** Time of the last update of the current rate sample, in ms on the monotonic clock. */
   #sampleUpdatedAt = 0;
-  /** Wait time in the current rate sample, in ms. */
+  /** Time in the current rate sample during which attempts waited for bytes, in ms. */
   #sampleWaitedMs = 0;
-  /** Bytes in the current rate sample. */
+  /** Number of bytes received in the current rate sample. */
   #sampleBytes = 0;
-  /** Announced pieces; undefined if the route is assumed to have all pieces. */
+  /** Numbers of the announced pieces; undefined if the parent is assumed to have all pieces. */
   #announced: Set<number> | undefined;
-  /** True while further announcements are possible. */
+  /** True until the announcements of the parent have finally ended. */
   #announcing = false;
-  /** Pieces that the parent turned out to lack: number of requests, and time of the next one. */
+  /**
+   * Pieces that the parent reported as `NotFound` although it may have them, by number. Stores the
+   * count of such responses, and the earliest time of the next request in ms.
+   */
   readonly #misses = new Map<number, { count: number; retryAt: number }>();
 
   /**
-   * @param announces true if the parent announces its pieces; otherwise it is assumed to have all
+   * @param announces true if the parent announces its pieces; false if it is assumed to have all
+   * pieces
    */
   constructor({ parent, protocol }: RouteIdentity, announces: boolean) {
     this.id = protocol === undefined ? parent : `${parent} over ${protocol}`;
@@ -119,27 +155,39 @@ export class RouteState {
     }
   }
 
-  /** State of a route that is left out; undefined for a route in regular use. */
+  /** Reason why the route is not in regular use; undefined while it is in regular use. */
   get leftOut(): LeftOut | undefined {
     return this.#leftOut;
   }
 
-  /** True if the route is left out, and carries at most probes. */
+  /**
+   * True if the route is not in regular use. It carries only probes then, or no attempts if it is
+   * banned.
+   */
   get isLeftOut(): boolean {
     return this.#leftOut !== undefined;
   }
 
-  /** Number of counted failures. An attempt records it at its start, for {@link failed}. */
+  /**
+   * Number of counted failures so far. An attempt stores this number when it starts, and passes it
+   * to {@link failed} if it fails.
+   */
   get failureEpoch(): number {
     return this.#failureEpoch;
   }
 
-  /** Time of the last counted failure; negative infinity before the first. */
+  /**
+   * Time of the last counted failure, in ms on the monotonic clock; negative infinity before the
+   * first.
+   */
   get lastFailureAt(): number {
     return this.#lastFailureAt;
   }
 
-  /** Records the announcement of a piece by the parent. */
+  /**
+   * Records that the parent announced a piece. The piece may be requested even if earlier responses
+   * were `NotFound`.
+   */
   announce(number: number): void {
     this.#announcementsInterrupted = false;
     this.#announced?.add(number);
@@ -147,25 +195,33 @@ export class RouteState {
   }
 
   /**
-   * Ends the announcements of the parent. The announced pieces are final, or with `everything`, the
-   * route is assumed to have all pieces.
+   * Records that the parent will announce no further pieces.
+   *
+   * @param everything true to assume that the parent has all pieces; false if it has only the
+   * announced pieces
    */
   endAnnouncements(everything: boolean): void {
     this.#announcing = false;
     if (everything) this.#announced = undefined;
   }
 
-  /** Records that the announcement stream broke and may be reopened. */
+  /** Records that the stream of announcements broke. It may be reopened. */
   interruptAnnouncements(): void {
     this.#announcementsInterrupted = true;
   }
 
-  /** True if the parent may announce further pieces by itself. */
+  /**
+   * True if the parent may announce further pieces on an open stream, and the route is usable in
+   * this round.
+   */
   get mayAnnounceMore(): boolean {
     return this.#announcing && !this.#announcementsInterrupted && this.isUsable;
   }
 
-  /** True while a broken announcement stream may still be reopened. */
+  /**
+   * True if the stream of announcements broke and may be reopened. False if the route is banned or
+   * excluded from this round.
+   */
   get awaitsReannouncement(): boolean {
     return (
       this.#announcing &&
@@ -175,7 +231,7 @@ export class RouteState {
     );
   }
 
-  /** True if the route may carry regular attempts in this round. */
+  /** True if the route is in regular use and takes part in the current round. */
   get isUsable(): boolean {
     return !this.isLeftOut && !this.excludedFromRound;
   }
@@ -186,8 +242,11 @@ export class RouteState {
   }
 
   /**
-   * Returns the earliest time at which the route may be asked for the piece; undefined if never. A
-   * route that is left out has such a time too, for probes.
+   * Returns the earliest time at which the piece may be requested over this route, in ms on the
+   * monotonic clock. For a route that is left out, this is the time of the next probe.
+   *
+   * Returns undefined if the route is banned or excluded from this round, or if its parent does not
+   * have the piece.
    */
   availability(number: number): { readonly from: number } | undefined {
     if (this.#leftOut === "banned" || this.excludedFromRound || !this.mayHave(number))
@@ -199,12 +258,15 @@ export class RouteState {
       : { from: Math.max(misses.retryAt, this.retryAt) };
   }
 
-  /** True after a failure until the next success: the route is limited to one attempt at a time. */
+  /**
+   * True from a failure until the next verified piece. Meanwhile the route carries only one attempt
+   * at a time.
+   */
   get isRecovering(): boolean {
     return this.failures > 0;
   }
 
-  /** Records the start of an attempt, which waits for bytes at first. */
+  /** Records the start of an attempt. The attempt initially waits for bytes from the parent. */
   begin(now: number): void {
     this.inFlight++;
     this.setWaiting(true, now);
@@ -223,15 +285,17 @@ export class RouteState {
   }
 
   /**
-   * Records that an attempt starts or stops waiting for bytes from the parent. Only such wait time
-   * counts for the rate.
+   * Records that an attempt starts or stops waiting for bytes from the parent. Only such time
+   * counts for the measured rate.
+   *
+   * @param isWaiting true if the attempt starts to wait, false if it stops
    */
   setWaiting(isWaiting: boolean, now: number): void {
     this.#countWaiting(now);
     this.#waitingCount += isWaiting ? 1 : -1;
   }
 
-  /** Records received bytes. */
+  /** Records the number of bytes that an attempt received. */
   arrived(bytes: number, now: number): void {
     this.bytes += bytes;
     this.#sampleBytes += bytes;
@@ -239,16 +303,20 @@ export class RouteState {
     this.#updateRate();
   }
 
-  /** Records the time from a request to its answer. */
+  /** Records the time from a request to the start of its response, in ms. */
   answered(milliseconds: number): void {
     this.latency = movingAverage(this.latency, milliseconds);
   }
 
-  /** Records a verified piece, and returns a left-out route to regular use. */
+  /**
+   * Records a verified piece. Returns a route that was left out to regular use, unless it is
+   * banned.
+   */
   succeeded(now: number): void {
     this.pieces++;
     this.restore();
-    // Small pieces complete faster than samples fill; a partial sample is better than none.
+    // A small piece may complete before a rate sample is full. The partial sample is used if no
+    // rate was measured yet.
     if (this.#rate === undefined && this.#sampleWaitedMs > 0) {
       this.#rate = Math.max(MIN_RATE_BYTES_PER_MS, this.#sampleBytes / this.#sampleWaitedMs);
       this.#sampleWaitedMs = 0;
@@ -258,11 +326,12 @@ export class RouteState {
   }
 
   /**
-   * Records a failed attempt and starts the backoff. Concurrent attempts that fail together count
-   * as one failure.
+   * Records a failed attempt and starts the backoff. Attempts that were in flight together and all
+   * fail count as one failure.
    *
-   * @param epoch {@link failureEpoch} at the start of the attempt
-   * @param as state of the route after too many consecutive failures
+   * @param epoch value of {@link failureEpoch} at the start of the attempt
+   * @param random returns a random number from 0 to 1
+   * @param as reason why the route is left out after five consecutive failures
    */
   failed(
     error: VortexError,
@@ -281,8 +350,12 @@ export class RouteState {
   }
 
   /**
-   * Records that the parent does not have the piece, whatever it announced. A route that never
-   * delivered a piece may lack the whole task, so this also counts as a failure.
+   * Records a `NotFound` response for a piece that the parent may have. If the route has never
+   * delivered a piece, the parent may lack the whole task, so the response also counts as a
+   * failure.
+   *
+   * @param epoch value of {@link failureEpoch} at the start of the attempt
+   * @param random returns a random number from 0 to 1
    */
   missed(
     number: number,
@@ -297,7 +370,7 @@ export class RouteState {
     else this.addReason(error);
   }
 
-  /** Leaves the route out immediately. A ban is final. */
+  /** Takes the route out of regular use immediately. Does nothing if the route is banned. */
   leaveOut(as: Exclude<LeftOut, "gone">, now: number): void {
     if (this.#leftOut === "banned") return;
     this.#leftOut = as;
@@ -307,7 +380,9 @@ export class RouteState {
     this.retryAt = now + MAX_PAUSE_MS;
   }
 
-  /** Returns the route to regular use and resets its backoff, unless it is banned. */
+  /**
+   * Returns the route to regular use and ends its backoff. Does nothing if the route is banned.
+   */
   restore(): void {
     if (this.#leftOut === "banned") return;
     this.#leftOut = undefined;
@@ -315,12 +390,15 @@ export class RouteState {
     this.retryAt = 0;
   }
 
-  /** Moves the next attempt forward to `time`, unless it is due earlier. */
+  /**
+   * Shortens the backoff so that the next attempt may start at `time`, in ms on the monotonic
+   * clock. Does nothing if the backoff ends earlier.
+   */
   retryBy(time: number): void {
     this.retryAt = Math.min(this.retryAt, time);
   }
 
-  /** Counts a failure, and keeps its error if it is a new one. */
+  /** Counts an error. Stores it if no stored error has the same code and message. */
   addReason(error: VortexError): void {
     this.errors++;
     if (this.reasons.some(({ code, message }) => code === error.code && message === error.message))
@@ -329,13 +407,19 @@ export class RouteState {
     if (this.reasons.length > MAX_REASONS) this.reasons.shift();
   }
 
-  /** Adds the time since the last update to the sample, if any attempt was waiting for bytes. */
+  /**
+   * Adds the time since the last update to the current rate sample, if any attempt waited for
+   * bytes.
+   */
   #countWaiting(now: number): void {
     if (this.#waitingCount > 0) this.#sampleWaitedMs += now - this.#sampleUpdatedAt;
     this.#sampleUpdatedAt = now;
   }
 
-  /** Folds a full sample into the average rate. */
+  /**
+   * Adds the current sample to the average rate and begins a new sample, if the sample covers
+   * enough time.
+   */
   #updateRate(): void {
     if (this.#sampleWaitedMs < MIN_SAMPLE_MS) return;
     this.#rate = Math.max(
@@ -353,7 +437,7 @@ export class RouteState {
 
   /**
    * Estimates the time in ms until the route would deliver one more piece of `length` bytes.
-   * Returns 0 before the first measurement, so that new routes are tried first.
+   * Returns 0 before the first rate sample, so that new routes are tried first.
    */
   expectedMs(length: number, now: number): number {
     if (this.#rate === undefined) return 0;
@@ -363,7 +447,7 @@ export class RouteState {
   }
 }
 
-/** Returns the distinct errors of several routes, the newest last; at most eight. */
+/** Returns the distinct errors of several routes; at most eight. */
 export function reasonsOf(routes: readonly RouteState[]): readonly VortexError[] {
   const reasons = routes.flatMap((route) => route.reasons);
   const isFirst = ({ code, message }: VortexError, at: number): boolean =>
@@ -371,14 +455,20 @@ export function reasonsOf(routes: readonly RouteState[]): readonly VortexError[]
   return reasons.filter(isFirst).slice(-MAX_REASONS);
 }
 
-/** Returns the exponentially weighted moving average after one more sample. */
+/**
+ * Returns the exponentially weighted moving average after another sample.
+ *
+ * @param before average before the sample; undefined if this is the first sample
+ */
 function movingAverage(before: number | undefined, sample: number): number {
   return before === undefined ? sample : before + SAMPLE_WEIGHT * (sample - before);
 }
 
 /**
- * Returns the pause in ms after a number of consecutive failures: exponential backoff with equal
+ * Returns the backoff in ms after a number of consecutive failures: exponential backoff with equal
  * jitter.
+ *
+ * @param random returns a random number from 0 to 1
  */
 export function backoffMs(failures: number, random: () => number): number {
   return Math.min(MAX_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1)) * (0.5 + random() / 2);

@@ -7,23 +7,29 @@ import { type LeftOut, type RouteIdentity, RouteState } from "./route.ts";
 export interface SchedulerOptions {
   /** Number of the first requested piece. */
   readonly first: number;
-  /** Number of the last requested piece; all between them are requested, too. */
+  /** Number of the last requested piece. All pieces from `first` to `last` are requested. */
   readonly last: number;
   /** Returns the length of a piece in bytes. */
   readonly lengthOf: (number: number) => number;
-  /** Maximum number of pieces in flight. A piece with a hedged attempt counts once. */
+  /** Maximum number of pieces in flight. A piece with two concurrent attempts counts once. */
   readonly concurrentPieceCount: number;
-  /** Timeout for the transfer of one piece. */
+  /** Timeout for the transfer of one piece, in ms. */
   readonly pieceTimeout: number;
-  /** Time without a byte from a parent after which an attempt is stalled and may be hedged. */
+  /**
+   * Time in ms without a byte from a parent after which its attempt counts as stalled. The piece
+   * may then be requested from a second parent.
+   */
   readonly stallThreshold: number;
-  /** Time to wait for a piece that no parent has announced yet. */
+  /** Maximum time in ms without progress to wait for parents to announce a missing piece. */
   readonly announceTimeout: number;
-  /** Time to wait for the last parents to recover, once all are left out. */
+  /**
+   * Maximum time in ms to wait for the recovery of failed parents, if no other parent can deliver
+   * the missing pieces.
+   */
   readonly patience: number;
   /**
-   * Maximum number of bytes that hedged attempts may buffer in memory together. One hedged attempt
-   * is always allowed. Default 64 MiB.
+   * Maximum total length in bytes of the pieces that are requested from a second parent, since
+   * their bytes may be buffered in memory. One such piece is always allowed. Default 64 MiB.
    */
   readonly maxHedgeBytes?: number;
   /** Returns a random number from 0 to 1. */
@@ -31,39 +37,43 @@ export interface SchedulerOptions {
 }
 
 /**
- * One request for a piece to one parent. An attempt is in flight from the step that starts it until
- * `succeeded`, `failed`, or a call that returns it as ended.
+ * Request for one piece over one route. The attempt is in flight from the step that returns it in
+ * `starts`. It ends with a call of `succeeded` or `failed`, or when another method returns it as
+ * ended.
  */
 export interface Attempt {
   /** Unique ID of the attempt. */
   readonly id: number;
-  /** Number of the piece. */
+  /** Number of the requested piece. */
   readonly number: number;
-  /** ID of the route. */
+  /** ID of the route, see `RouteState.id`. */
   readonly routeId: string;
   /** Name of the parent. */
   readonly parent: string;
-  /** Protocol of the route, if the parent is used over several at once. */
+  /** Protocol of the route; undefined if the transport chooses the protocol. */
   readonly protocol: Protocol | undefined;
   /**
-   * True for a hedged attempt: another attempt at the piece was already in flight when it started.
+   * True for a hedged attempt: when it started, another attempt at the same piece was in flight.
    */
   readonly isHedge: boolean;
 }
 
-/** Limits of the environment at the time of a step. */
+/** Limits outside of the scheduler that apply to one step. */
 export interface StepEnvironment {
   /**
-   * Returns true if the sink has room for a piece. If false for one piece, it is false for all
-   * later ones.
+   * Returns true if the sink currently accepts the piece. If the result is false for one piece, it
+   * must be false for all later pieces.
    */
   hasRoom(number: number): boolean;
   /**
-   * Takes a request slot at a parent; returns false if none is free. The slot belongs to the
-   * attempt that is started next.
+   * Reserves one of the limited concurrent requests to a parent, for the attempt that is started
+   * next. Returns false if the limit is reached.
    */
   takeSlot(parent: string): boolean;
-  /** Maximum number of pieces in flight, if currently lower than `concurrentPieceCount`. */
+  /**
+   * Additional limit of the number of pieces in flight. Default: only `concurrentPieceCount`
+   * applies.
+   */
   readonly maxPieces?: number;
 }
 
@@ -72,45 +82,49 @@ export interface Step {
   /** Attempts to start now. */
   readonly starts: readonly Attempt[];
   /**
-   * Time of the next step in ms, unless an event triggers one earlier; undefined to wait for an
-   * event.
+   * Time at which the next step is due, in ms on the monotonic clock. An event may require a step
+   * earlier. Undefined if the next step is due only after an event.
    */
   readonly wakeAt: number | undefined;
   /**
-   * Error of the download. Set once nothing is in flight and the remaining pieces cannot be
-   * fetched.
+   * Error that ends the round; undefined while pieces may still be fetched. Set only if no attempt
+   * is in flight.
    */
   readonly failure: VortexError | undefined;
 }
 
 /**
- * Attempt in flight. It alternates between two states: waiting for bytes from the parent, and
- * paused, while the sink or a rate limit delays the next read. Only wait time counts for rates and
- * stalls.
+ * Attempt in flight. It is either waiting for bytes from the parent, or paused while the sink or a
+ * rate limit delays the next read. Only the time spent waiting counts for rates and stalls.
  */
 interface RunningAttempt extends Attempt {
-  /** Time of the start, in ms. */
+  /** Time of the start, in ms on the monotonic clock. */
   readonly startedAt: number;
-  /** Failure epoch of the route at the start. */
+  /** Value of `RouteState.failureEpoch` at the start of the attempt. */
   readonly failureEpoch: number;
+  /** Route that carries the attempt. */
   readonly route: RouteState;
   /**
-   * True for a probe that has received bytes. It suspends the wait for recovery.
+   * True if the attempt tests a route that was left out and has received bytes. Meanwhile the time
+   * limit for the recovery of parents does not run.
    */
   isDeliveringProbe: boolean;
-  /** Received bytes. */
+  /** Number of received bytes. */
   bytes: number;
-  /** Start of the current wait, in ms; undefined while the attempt is paused. */
+  /**
+   * Time since which the attempt waits for bytes, in ms on the monotonic clock; undefined while it
+   * is paused.
+   */
   waitingSince: number | undefined;
-  /** Total wait time in ms, without the current wait. */
+  /** Total time in ms for which the attempt has waited for bytes, up to `waitingSince`. */
   waitedMs: number;
-  /** Wait time before the first byte, in ms. */
+  /** Time in ms for which the attempt waited before its first byte. */
   firstByteMs: number;
-  /** Value of `waitedMs` at the start of the current pace window. */
+  /** Value of `waitedMs` at the start of the current window for measuring the pace. */
   windowWaitedMs: number;
-  /** Value of `bytes` at the start of the current pace window. */
+  /** Value of `bytes` at the start of the current window for measuring the pace. */
   windowBytes: number;
-  /** Pace in the previous window, in ms per byte; 0 before. */
+  /** Pace in the last complete window, in ms per byte; 0 before the first complete window. */
   windowMsPerByte: number;
 }
 
@@ -122,95 +136,120 @@ interface RunningAttempt extends Attempt {
  * - `QUEUED` to `IN_FLIGHT`: an attempt starts
  * - `IN_FLIGHT` to `DONE`: an attempt succeeds
  * - `IN_FLIGHT` to `QUEUED`: the last attempt fails or is ended
- * - any state to `QUEUED` or `DONE`: a new round fetches the piece again, or keeps it
+ * - any state to `DONE`: a new round starts with the stored piece
+ * - any state to `QUEUED`: a new round fetches the piece again
  */
 const PieceState = {
   /** To be requested, for the first time or again. */
   QUEUED: 0,
-  /** Requested by one attempt, or by two with a hedged attempt. */
+  /** Requested by one attempt, or by two concurrent attempts. */
   IN_FLIGHT: 1,
-  /** Complete, verified and handed to the sink. */
+  /** Received completely and verified. */
   DONE: 2,
-  /** Left in the sink by an earlier download, and being verified. */
+  /** Stored by an earlier download, and currently being verified. */
   VERIFYING: 3,
 } as const;
 
 /**
- * Number of pieces after the first queued one that are examined, in search of a piece that some
- * route has.
+ * Maximum number of pieces after the first unstarted piece that one step examines to find a piece
+ * that some route can deliver.
  */
 const QUEUE_LOOKAHEAD_PIECES = 4096;
-/** Maximum pause between two probes of a parent during the wait for recovery, in ms. */
+/**
+ * Maximum backoff between two probes of a failed parent in ms, while no other parent can deliver
+ * the missing pieces.
+ */
 export const MAX_PATIENCE_PAUSE_MS = 5000;
 /**
- * Maximum number of probes whose first bytes may restart the wait for recovery, without a complete
- * piece in between. Parents that send only a few bytes each time are given up after that.
+ * Maximum number of probes whose first bytes restart the time limit for the recovery of parents,
+ * without a complete piece in between. Otherwise parents that send a few bytes per probe could
+ * delay a failure forever.
  */
 const MAX_PATIENCE_RESETS = 5;
 /**
- * Share of the piece timeout that the pieces in flight over one route may take together, according
- * to its rate.
+ * Maximum share of the piece timeout that all pieces in flight over one route may take together,
+ * according to its measured rate. Beyond it, the route carries only one attempt at a time.
  */
 const MAX_PIECE_TIMEOUT_SHARE = 0.5;
-/** Default of {@link SchedulerOptions.maxHedgeBytes}. */
+/** Default of {@link SchedulerOptions.maxHedgeBytes}, in bytes. */
 const DEFAULT_MAX_HEDGE_BYTES = 64 * 1024 * 1024;
-/** Interval between two searches for slow pieces, in ms. */
+/** Interval between two searches for slow pieces that need a second attempt, in ms. */
 const HEDGE_INTERVAL_MS = 1000;
 /**
- * A piece is slow if its remaining time exceeds the time for all of it over another route by this
- * factor.
+ * Factor that defines a slow piece: its remaining time exceeds this factor times the expected time
+ * of the whole piece over another route.
  */
 const SLOW_FACTOR = 4;
-/** Factor in place of {@link SLOW_FACTOR} for idle routes, once no piece is left to start. */
+/**
+ * Factor that replaces {@link SLOW_FACTOR} for an idle route, once fewer pieces than allowed are in
+ * flight because none is left to start.
+ */
 const SLOW_FACTOR_AT_END = 1.5;
-/** Wait time over which the recent pace of an attempt is measured, in ms. */
+/** Time spent waiting for bytes over which the recent pace of an attempt is measured, in ms. */
 const PACE_WINDOW_MS = 5000;
-/** Minimum time that a hedged attempt must save to be worth its bytes, in ms. */
+/**
+ * Minimum time in ms that a second attempt at a piece must save to be worth its additional bytes.
+ */
 const MIN_HEDGE_GAIN_MS = 100;
 
 /**
- * Decides which piece is requested over which route, and when. A pure state machine without I/O,
- * clock or timers: the caller reports events with their times, and `step` returns what to do.
+ * Decides which piece is requested over which route, and when. A route is one parent over one
+ * protocol. This is a pure state machine without I/O, clock or timers: the caller reports events
+ * with their times, and `step` returns the attempts to start.
  *
- * Pieces start in ascending order, each over the route with the earliest expected delivery,
- * according to its measured rate. A stalled piece, or one that another route would deliver far
- * sooner, gets a hedged attempt; the first complete answer wins. A piece never has more than two
- * attempts. Once no piece is left to start, idle routes hedge the slowest pieces.
+ * Pieces start in ascending order. Each piece is requested over the route with the earliest
+ * expected delivery, according to its measured rate.
  *
- * The states of a piece are {@link PieceState}, those of a route {@link LeftOut}. The download as a
- * whole is in one of these:
+ * A second, hedged attempt at a piece starts over another route if the first attempt is stalled, or
+ * if the other route would deliver the piece much sooner. The first complete response wins. A piece
+ * never has more than two attempts. Once no piece is left to start, idle routes hedge the slowest
+ * pieces.
+ *
+ * {@link PieceState} describes the states of a piece, and {@link LeftOut} those of a route. The
+ * scheduler as a whole is in one of these states:
  *
  * - active: attempts are in flight, or some route may start one
- * - awaiting announcements: nothing is in flight, and parents may still announce the missing
- *   pieces, until `announceTimeout`
- * - waiting for recovery: every route that has missing pieces is left out as `gone`. These are
- *   probed until the `patience` ends, the time that the caller allows for a recovery.
+ * - awaiting announcements: no attempt is in flight, and parents may still announce the missing
+ *   pieces until `announceTimeout`
+ * - waiting for recovery: each route that has missing pieces is left out as `gone`. These routes
+ *   are probed until the option `patience` has passed.
  * - failed: `step` returns a failure
  * - done: all pieces are stored
  */
 export class Scheduler {
   readonly #options: SchedulerOptions;
+  /** Routes by ID. */
   readonly #routes = new Map<string, RouteState>();
   /** Attempts in flight, by ID. */
   readonly #running = new Map<number, RunningAttempt>();
-  /** Attempts in flight by piece: one, or two with a hedged attempt. */
+  /** Attempts in flight by piece number. A piece has one attempt, or two with a hedged attempt. */
   readonly #attemptsByPiece = new Map<number, RunningAttempt[]>();
-  /** A {@link PieceState} per requested piece. */
+  /** State of each requested piece, starting with the first: a {@link PieceState}. */
   readonly #pieceStates: Uint8Array;
-  /** Queued pieces that were started before. */
+  /** Numbers of the queued pieces that were requested or stored before. */
   readonly #retryQueue = new Set<number>();
-  /** Lower bound of the next piece to start for the first time. */
+  /** Lower bound of the numbers of all pieces that were never started. */
   #nextUnstarted: number;
-  /** Number of pieces that are not stored. */
+  /** Number of requested pieces that are not stored and verified. */
   #remaining: number;
-  /** Number of resumed pieces in verification. */
+  /** Number of pieces of an earlier download that are being verified. */
   #verifying = 0;
+  /** ID of the latest attempt. */
   #lastAttemptId = 0;
-  /** Time of the first step, last complete piece or last restart, in ms. */
+  /**
+   * Time of the latest progress, in ms on the monotonic clock. Progress is the first step, a
+   * complete piece or the start of a round. Undefined before the first step.
+   */
   #progressAt: number | undefined;
-  /** Start of the wait for recovery, in ms; undefined outside of it. */
+  /**
+   * Time at which the scheduler began to wait for the recovery of failed parents, in ms on the
+   * monotonic clock. Undefined while it does not wait for that.
+   */
   #patienceSince: number | undefined;
-  /** Number of probes that restarted the wait for recovery since the last complete piece. */
+  /**
+   * Number of probes that restarted the time limit for the recovery of parents, since the last
+   * complete piece.
+   */
   #patienceResets = 0;
 
   constructor(options: SchedulerOptions) {
@@ -220,7 +259,7 @@ export class Scheduler {
     this.#nextUnstarted = options.first;
   }
 
-  /** True once all pieces are stored. */
+  /** True once all requested pieces are stored and verified. */
   get done(): boolean {
     return this.#remaining === 0;
   }
@@ -236,7 +275,7 @@ export class Scheduler {
   }
 
   /**
-   * True if all remaining pieces are in flight, so that none is left to start unless an attempt
+   * True if all remaining pieces are in flight. No piece is left to start then, unless an attempt
    * fails.
    */
   get allInFlight(): boolean {
@@ -244,8 +283,11 @@ export class Scheduler {
   }
 
   /**
-   * Adds a route.
-   * @param announces true if the parent announces its pieces; otherwise it is assumed to have all
+   * Adds a route: one parent over one protocol.
+   *
+   * @param identity parent and protocol, or only the name of the parent
+   * @param announces true if the parent announces its pieces; false if it is assumed to have all
+   * pieces
    */
   addRoute(identity: string | RouteIdentity, announces: boolean): RouteState {
     const route = new RouteState(
@@ -256,7 +298,7 @@ export class Scheduler {
     return route;
   }
 
-  /** Returns the route with this ID. */
+  /** Returns the route with this ID. Throws if the ID is unknown. */
   route(id: string): RouteState {
     const route = this.#routes.get(id);
     if (route === undefined) throw new VortexError("Internal", `unknown route: ${id}`);
@@ -264,8 +306,8 @@ export class Scheduler {
   }
 
   /**
-   * Records that the sink contains a piece of an earlier download. It is not requested until
-   * {@link endVerification}.
+   * Records that the sink contains a piece of an earlier download that is being verified. The piece
+   * is not requested before {@link endVerification}.
    */
   beginVerification(number: number): void {
     if (this.#pieceState(number) !== PieceState.QUEUED) return;
@@ -273,7 +315,12 @@ export class Scheduler {
     this.#verifying++;
   }
 
-  /** Records the result of a verification. A piece that is not intact is requested again. */
+  /**
+   * Records the result of verifying a piece of an earlier download.
+   *
+   * @param isIntact true if the piece counts as stored; false if it is damaged and must be fetched
+   * again
+   */
   endVerification(number: number, isIntact: boolean): void {
     if (this.#pieceState(number) !== PieceState.VERIFYING) return;
     this.#verifying--;
@@ -282,13 +329,13 @@ export class Scheduler {
     else this.#retryQueue.add(number);
   }
 
-  /** Records that the answer to an attempt has started, before its first byte of content. */
+  /** Records that the response to an attempt has started, before the first byte of content. */
   answered(id: number, now: number): void {
     const attempt = this.#running.get(id);
     attempt?.route.answered(now - attempt.startedAt);
   }
 
-  /** Records received bytes of an attempt. */
+  /** Records the number of bytes that an attempt received. */
   arrived(id: number, bytes: number, now: number): void {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return;
@@ -318,7 +365,12 @@ export class Scheduler {
     attempt.windowBytes = attempt.bytes;
   }
 
-  /** Records that an attempt starts or stops waiting for bytes from its parent. */
+  /**
+   * Records that an attempt starts or stops waiting for bytes from its parent. Repeated calls with
+   * the same value have no effect.
+   *
+   * @param isWaiting true if the attempt starts to wait, false if it stops
+   */
   setWaiting(id: number, isWaiting: boolean, now: number): void {
     const attempt = this.#running.get(id);
     if (attempt === undefined || (attempt.waitingSince !== undefined) === isWaiting) return;
@@ -329,8 +381,10 @@ export class Scheduler {
 
   /**
    * Records that the piece of an attempt is complete and verified. Returns the other attempts at
-   * the piece, which have ended. A parent that was silent for as long as the winner took has
-   * stalled, and its attempt counts as a failure.
+   * the same piece, which have ended.
+   *
+   * Such an attempt counts as a failure of its route if it has stalled. It has stalled if its
+   * parent sent no byte for about as long as the successful attempt took.
    */
   succeeded(id: number, now: number): readonly Attempt[] {
     const winner = this.#remove(id, now);
@@ -362,15 +416,21 @@ export class Scheduler {
     return [...this.#routes.values()].filter((route) => route.parent === parent);
   }
 
-  /** Returns the time left in the wait for recovery, in ms; undefined outside of it. */
+  /**
+   * Returns the remaining time in ms to wait for the recovery of failed parents. Returns undefined
+   * while the scheduler does not wait for that.
+   */
   patienceLeft(now: number): number | undefined {
     const end = this.#patienceEndsAt;
     return end === undefined ? undefined : Math.max(0, end - now);
   }
 
   /**
-   * Records a failed attempt. Returns further attempts that have ended because their route is left
-   * out now. Wrong data is wrong over every protocol, so it bans all routes of the parent.
+   * Records a failed attempt. If this takes routes out of regular use, their other attempts end and
+   * are returned. Wrong data of a parent bans all its routes, since its data is wrong over every
+   * protocol.
+   *
+   * @param decision consequence of the error for the parent
    */
   failed(
     id: number,
@@ -399,8 +459,8 @@ export class Scheduler {
   }
 
   /**
-   * Leaves a route out for a reason other than a failed attempt. Returns its attempts, which have
-   * ended.
+   * Takes a route out of regular use for a reason other than a failed attempt. Its attempts end and
+   * are returned.
    */
   leaveOut(id: string, as: Exclude<LeftOut, "gone">, now: number): readonly Attempt[] {
     const route = this.route(id);
@@ -409,8 +469,8 @@ export class Scheduler {
   }
 
   /**
-   * Excludes a parent from the current round, since its content differs from that of the others.
-   * Returns its attempts, which have ended.
+   * Excludes all routes of a parent from the current round, since its content contradicts that of
+   * other parents. The attempts over these routes end and are returned.
    */
   excludeFromRound(parent: string, error: VortexError, now: number): readonly Attempt[] {
     return this.routesOf(parent).flatMap((route) => {
@@ -421,8 +481,10 @@ export class Scheduler {
   }
 
   /**
-   * Starts a new round: keeps the pieces of `kept`, and fetches all others from the given parents
-   * only. No attempt may be in flight.
+   * Starts a new round. No attempt may be in flight.
+   *
+   * @param kept numbers of the stored pieces that are not fetched again
+   * @param parents names of the only parents that this round uses
    */
   restart(kept: ReadonlySet<number>, parents: readonly string[], now: number): void {
     const { first, last } = this.#options;
@@ -440,7 +502,10 @@ export class Scheduler {
     this.#patienceSince = undefined;
   }
 
-  /** Advances the state machine to the time `now`, in ms, and returns what to do. */
+  /**
+   * Advances the state machine to the time `now`, in ms on the monotonic clock. Returns the
+   * attempts to start and the time of the next step.
+   */
   step(now: number, environment: StepEnvironment): Step {
     this.#progressAt ??= now;
     this.#updatePatience(now);
@@ -477,7 +542,13 @@ export class Scheduler {
     return { starts, ...this.#waitOrFail(now, gone) };
   }
 
-  /** Starts an attempt at the first queued piece that some route can deliver now. */
+  /**
+   * Starts an attempt at the first queued piece that some route can deliver now. Returns undefined
+   * if there is no such piece.
+   *
+   * @param times receives the times at which routes in backoff may be used
+   * @param blocked receives which limits outside of the scheduler prevented an attempt
+   */
   #startNext(
     now: number,
     environment: StepEnvironment,
@@ -487,8 +558,8 @@ export class Scheduler {
     let isFirst = true;
     for (const number of this.#queue()) {
       if (!environment.hasRoom(number)) {
-        // Room appears when the sink has passed on all earlier pieces. If an earlier piece is
-        // queued and unavailable, no room will appear.
+        // The sink gets room when all earlier pieces have been consumed. If an earlier piece is
+        // queued but unavailable, the sink never gets room.
         blocked.byRoom = isFirst;
         return undefined;
       }
@@ -501,7 +572,10 @@ export class Scheduler {
     return undefined;
   }
 
-  /** Yields the queued pieces in ascending order. */
+  /**
+   * Yields the numbers of the queued pieces in ascending order. Of the pieces that were never
+   * started, it yields only the first 4,096.
+   */
   *#queue(): Generator<number> {
     const retryQueue = [...this.#retryQueue].sort((a, b) => a - b);
     let position = 0;
@@ -525,8 +599,11 @@ export class Scheduler {
   }
 
   /**
-   * Returns the routes that may be asked for a piece now, earliest expected delivery first. Records
-   * in `times` when the others may be asked.
+   * Returns the routes that may be used for a piece now, the one with the earliest expected
+   * delivery first. Routes with a stalled attempt come last.
+   *
+   * @param times receives the times at which routes in backoff may be used
+   * @param except route that is not considered
    */
   #rankRoutes(
     number: number,
@@ -548,7 +625,7 @@ export class Scheduler {
         continue;
       }
       const expected = route.expectedMs(length, now);
-      // Only one attempt at a time: on a route that has just failed, and on one so slow that
+      // A route carries only one attempt at a time after a failure, or if it is so slow that
       // several pieces in flight would time out.
       if (
         route.inFlight > 0 &&
@@ -557,7 +634,8 @@ export class Scheduler {
         continue;
       candidates.push({ route, expected, isStalled: this.#hasStalledAttempt(route, now) });
     }
-    // Unmeasured routes come first, and share the pieces evenly.
+    // Routes without a measured rate come first. Among them, the one with the fewest attempts in
+    // flight comes first.
     candidates.sort(
       (a, b) =>
         Number(a.isStalled) - Number(b.isStalled) ||
@@ -567,7 +645,10 @@ export class Scheduler {
     return candidates.map(({ route }) => route);
   }
 
-  /** Starts hedged attempts at stalled and slow pieces. */
+  /**
+   * Starts second, hedged attempts at stalled and slow pieces, and adds them to `starts`. Notes the
+   * time of the next search in `wake`.
+   */
   #startHedges(
     now: number,
     environment: StepEnvironment,
@@ -598,15 +679,15 @@ export class Scheduler {
         hedgeBytes + length > (this.#options.maxHedgeBytes ?? DEFAULT_MAX_HEDGE_BYTES)
       )
         continue;
-      // While another attempt is in flight, the retry times of these routes are irrelevant.
+      // These times are not used, since the first attempt at the piece is still in flight.
       const times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
       const routes = this.#rankRoutes(attempt.number, now, times, attempt.route);
       const route = routes.find((candidate) => {
         if (candidate.isLeftOut || this.#hasStalledAttempt(candidate, now)) return false;
         if (stalled) return true;
         const expected = candidate.expectedMs(length, now);
-        // The pace of a new piece says nothing about its rest: on a shared link, each piece waits
-        // for its turn.
+        // The pace of an attempt that has just started does not predict the rest: on a shared link,
+        // each piece waits for its turn.
         if (candidate.rate === undefined || this.#waitedMs(attempt, now) < expected) return false;
         const isIdle = isAtEnd && candidate.inFlight === 0;
         return (
@@ -620,7 +701,7 @@ export class Scheduler {
     wake.note(now + HEDGE_INTERVAL_MS);
   }
 
-  /** Starts an attempt at a piece. */
+  /** Starts an attempt at a piece over a route, and returns it. */
   #start(number: number, route: RouteState, now: number): Attempt {
     const others = this.#attemptsByPiece.get(number) ?? [];
     const attempt: RunningAttempt = {
@@ -650,7 +731,7 @@ export class Scheduler {
     return attempt;
   }
 
-  /** Removes an attempt that has ended; undefined if it had ended before. */
+  /** Removes an attempt from those in flight. Returns undefined if it is not in flight. */
   #remove(id: number, now: number): RunningAttempt | undefined {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return undefined;
@@ -664,7 +745,7 @@ export class Scheduler {
     return attempt;
   }
 
-  /** Ends all attempts over a route, and queues their pieces again. */
+  /** Ends all attempts over a route and queues their pieces again. Returns these attempts. */
   #endAttempts(route: RouteState, now: number): readonly Attempt[] {
     const ended = [...this.#running.values()].filter((attempt) => attempt.route === route);
     for (const { id, number } of ended) {
@@ -681,7 +762,10 @@ export class Scheduler {
     this.#retryQueue.add(number);
   }
 
-  /** Returns the time at which an attempt becomes stalled. */
+  /**
+   * Returns the time at which an attempt counts as stalled if no byte arrives, in ms on the
+   * monotonic clock. Infinity while the attempt does not wait for bytes.
+   */
   #stalledAt({ waitingSince }: RunningAttempt): number {
     return waitingSince === undefined
       ? Number.POSITIVE_INFINITY
@@ -698,9 +782,11 @@ export class Scheduler {
   }
 
   /**
-   * Estimates the remaining time of an attempt in ms, by its average pace and its recent pace,
-   * whichever is slower. The recent pace detects a parent that sends all bytes but the last few at
-   * once, then one byte per second. A silent attempt is assumed to stay silent for as long again.
+   * Estimates the remaining time of an attempt in ms, from its average pace and its recent pace,
+   * whichever is slower. The recent pace detects a parent that sends most bytes at once and the
+   * last few very slowly.
+   *
+   * A silent attempt is assumed to stay silent for as long as it has been silent.
    */
   #remainingMs(attempt: RunningAttempt, now: number): number {
     const { bytes, firstByteMs, number, waitingSince } = attempt;
@@ -713,14 +799,16 @@ export class Scheduler {
     );
   }
 
-  /** Returns the total wait time of an attempt in ms. */
+  /** Returns the total time in ms for which an attempt has waited for bytes from its parent. */
   #waitedMs({ waitedMs, waitingSince }: RunningAttempt, now: number): number {
     return waitedMs + (waitingSince === undefined ? 0 : now - waitingSince);
   }
 
   /**
-   * Handles a step with nothing in flight: waits for announcements or for a parent to recover, or
-   * fails.
+   * Returns the next step time or the failure for a step without attempts in flight. The scheduler
+   * waits for announcements or for failed parents to recover; if neither is possible, it fails.
+   *
+   * @param gone earliest times of probes of failed parents
    */
   #waitOrFail(
     now: number,
@@ -732,8 +820,8 @@ export class Scheduler {
     const announceDeadline = (this.#progressAt ?? now) + announceTimeout;
     const mayBeAnnounced = routes.some((route) => route.mayAnnounceMore);
     if (mayBeAnnounced && now < announceDeadline) wake.note(announceDeadline);
-    // If other parents are only excluded from this round, the next round tries them instead of
-    // waiting.
+    // If a working parent is only excluded from this round, the round fails at once, and the next
+    // round uses that parent.
     const patienceEnd = routes.some(
       ({ excludedFromRound, leftOut }) => excludedFromRound && leftOut === undefined,
     )
@@ -758,7 +846,10 @@ export class Scheduler {
     return { wakeAt: undefined, failure: this.#failure(`piece ${number} ${why}`, mayBeAnnounced) };
   }
 
-  /** Starts or ends the wait for recovery. During it, shortens the pauses of the probed routes. */
+  /**
+   * Starts the wait for the recovery of failed parents if no other route can deliver the missing
+   * pieces, and ends it otherwise. While waiting, probes follow each other at least every 5 s.
+   */
   #updatePatience(now: number): void {
     const routes = [...this.#routes.values()];
     const gone = routes.filter(
@@ -774,13 +865,16 @@ export class Scheduler {
       : Math.max(...gone.map(({ lastFailureAt }) => lastFailureAt));
     const patienceEnd = this.#patienceSince + this.#options.patience;
     for (const route of gone) {
-      // Each route is probed once more at the end, even after a pause of the download.
+      // Each route is probed once more at the end of the wait, even if the download was paused.
       if (!this.#isGivenUp(route))
         route.retryBy(Math.min(route.lastFailureAt + MAX_PATIENCE_PAUSE_MS, patienceEnd));
     }
   }
 
-  /** Returns true if a route in regular use may deliver a piece, or a probe is receiving bytes. */
+  /**
+   * Returns true if a route in regular use may deliver or announce a missing piece, or if a probe
+   * is receiving bytes.
+   */
   #hasActiveRoute(routes: readonly RouteState[]): boolean {
     if (
       routes.some(
@@ -793,26 +887,41 @@ export class Scheduler {
     return [...this.#running.values()].some(({ isDeliveringProbe }) => isDeliveringProbe);
   }
 
-  /** End of the wait for recovery, in ms; undefined outside of it. */
+  /**
+   * Time in ms on the monotonic clock at which the wait for the recovery of failed parents ends.
+   * Undefined while the scheduler does not wait for that.
+   */
   get #patienceEndsAt(): number | undefined {
     return this.#patienceSince === undefined
       ? undefined
       : this.#patienceSince + this.#options.patience;
   }
 
-  /** Returns true for a route that failed once more after the end of the wait for recovery. */
+  /**
+   * Returns true if a failed route is no longer probed, because it failed again after the wait for
+   * its recovery had ended.
+   */
   #isGivenUp(route: RouteState): boolean {
     const end = this.#patienceEndsAt;
     return end !== undefined && route.leftOut === "gone" && route.lastFailureAt >= end;
   }
 
-  /** Returns true if a route may be asked for any queued piece, now or later. */
+  /**
+   * Returns true if any queued piece may be requested over the route, now or after its backoff.
+   */
   #canProvideAny(route: RouteState): boolean {
     for (const number of this.#queue()) if (route.availability(number) !== undefined) return true;
     return false;
   }
 
-  /** Returns the error of the download, with the reasons of every route. */
+  /**
+   * Returns the error of the round. Its message contains the last error of each route. Its code is
+   * the code of all routes if they have the same, otherwise `Unreachable`, or `Stalled` if
+   * announcements are missing.
+   *
+   * @param what description of the piece that cannot be fetched
+   * @param mayBeAnnounced true if a parent might still have announced the piece
+   */
   #failure(what: string, mayBeAnnounced: boolean): VortexError {
     const routes = [...this.#routes.values()];
     const descriptions = routes.map(({ id, isUsable, reasons }) => {
@@ -825,7 +934,7 @@ export class Scheduler {
       routes.map(({ isUsable, reasons }) => (!isUsable && reasons.at(-1)?.code) || "NotFound"),
     );
     const [sharedCode] = codes;
-    // A code that all parents share is the most specific one.
+    // If all parents failed with the same code, this code is the most specific one.
     const code = mayBeAnnounced
       ? "Stalled"
       : codes.size === 1 && sharedCode !== undefined
@@ -835,31 +944,35 @@ export class Scheduler {
     return new VortexError(code, message, { cause: routes.flatMap(({ reasons }) => reasons) });
   }
 
+  /**
+   * Returns the state of a piece, a {@link PieceState}; `DONE` for a piece that is not requested.
+   */
   #pieceState(number: number): number {
     return this.#pieceStates[number - this.#options.first] ?? PieceState.DONE;
   }
 
+  /** Sets the state of a piece to `state`, a {@link PieceState}. */
   #setPieceState(number: number, state: number): void {
     this.#pieceStates[number - this.#options.first] = state;
   }
 }
 
-/** Earliest retry times of the routes in a pause. */
+/** Earliest times at which routes in backoff may be used again. */
 interface RetryTimes {
-  /** Routes in regular use. */
+  /** Time for the routes in regular use. */
   readonly wake: Earliest;
-  /** Routes that are left out as `gone`. */
+  /** Time for the routes that are left out as `gone`. */
   readonly gone: Earliest;
-  /** Routes that are left out as `useless`. */
+  /** Time for the routes that are left out as `useless`. */
   readonly useless: Earliest;
 }
 
-/** Minimum of several times. */
+/** Minimum of several recorded times. */
 class Earliest {
-  /** Earliest recorded time in ms; undefined without any. */
+  /** Earliest recorded time, in ms on the monotonic clock; undefined if none was recorded. */
   at: number | undefined;
 
-  /** Records a time; infinity is ignored. */
+  /** Records a time, in ms on the monotonic clock. Infinity is ignored. */
   note(time: number): void {
     if (time !== Number.POSITIVE_INFINITY && (this.at === undefined || time < this.at))
       this.at = time;

@@ -1,13 +1,13 @@
 import type { PieceKind } from "../piece.ts";
 
 /**
- * Destination for the bytes of a task: `memorySink`, the stream of `streamTask`, `fileSink` of the
- * file adapter, or a custom one. A sink serves one download. Opening it returns the session that
- * the download writes to.
+ * Destination for the content of a task: `memorySink`, the stream of `streamTask`, `fileSink` of
+ * the file adapter, or a custom implementation. Each sink can be used for one download. The
+ * download calls `open`, and writes to the returned session.
  */
 export interface TaskSink {
   /**
-   * Prepares the destination and returns the session to write to.
+   * Prepares the destination and returns the session that the download writes to.
    *
    * Rejects with `StorageFailed` if the destination cannot be prepared, and with `InvalidArgument`
    * if the sink is already in use.
@@ -16,8 +16,8 @@ export interface TaskSink {
 }
 
 /**
- * Layout of the content that a sink receives. All positions count from the first requested byte:
- * position 0 is `range.start` of the request.
+ * Layout of the content that a sink receives. All positions are in bytes, relative to the first
+ * requested byte: position 0 is `range.start` of the request.
  */
 export interface SinkLayout {
   /** ID of the task. */
@@ -33,119 +33,130 @@ export interface SinkLayout {
   readonly pieceLength: number | undefined;
   /** Length of the longest piece in bytes. */
   readonly longestPiece: number;
-  /** Offset of the first requested byte within the task. */
+  /** Offset of the first requested byte within the content of the task, in bytes. */
   readonly start: number;
   /** Number of requested bytes. */
   readonly length: number;
   /**
-   * Returns the requested part of piece `number`; undefined if the range does not overlap the
-   * piece.
+   * Returns the requested part of piece `number`, or undefined if the requested range does not
+   * overlap the piece.
    */
   part(number: number): SinkPart | undefined;
 }
 
-/** Requested part of one piece. */
+/**
+ * Requested part of one piece: the whole piece, unless the requested range starts or ends inside
+ * the piece.
+ */
 export interface SinkPart {
   /** Number of the piece in the task, from 0. */
   readonly number: number;
-  /** Position of the part in the sink, in bytes. */
+  /** Position of the first byte of the part, relative to the first requested byte. */
   readonly position: number;
-  /** Length of the part in bytes; shorter than the piece if the range starts or ends inside it. */
+  /** Length of the part in bytes. */
   readonly length: number;
 }
 
 /** Options of {@link TaskSink.open}. */
 export interface SinkOpenOptions {
-  /** Aborts the opening. */
+  /** Aborts the opening of the sink. */
   readonly signal: AbortSignal;
   /**
-   * Digest of the whole content, `algorithm:encoded`, if known. The session must not list resumed
-   * pieces of content with a different digest.
+   * Digest of the whole content, as `algorithm:encoded`; absent if unknown. The session must not
+   * list pieces of an earlier download whose content has a different digest.
    */
   readonly digest?: string | undefined;
-  /** Must be called by the session each time {@link SinkSession.limit} has grown. */
+  /** The session must call this each time {@link SinkSession.limit} has increased. */
   readonly onRoom: () => void;
   /**
-   * Must be called by the session when it can accept no more data, for example because its reader
-   * cancelled. The download fails with `error`.
+   * The session must call this if it can accept no more data, for example because its reader
+   * cancelled. The download then fails with `error`.
    */
   readonly onFailure: (error: unknown) => void;
 }
 
-/** Piece whose bytes are completely in the sink and verified. */
+/** Piece of which all requested bytes are in the sink and verified. */
 export interface SinkPiece {
   /** Number of the piece in the task, from 0. */
   readonly number: number;
-  /** Digest of the whole piece, `algorithm:encoded`. */
+  /** Digest of the whole piece, as `algorithm:encoded`. */
   readonly digest: string;
   /** CRC-32 of the requested part of the piece. */
   readonly crc32: number;
   /**
-   * Parent that it came from. A sink that outlives the process keeps it: a later download compares
-   * the pieces of different parents. Default: unknown.
+   * Name of the parent that delivered the piece. A sink that outlives the process must store it, so
+   * that a later download can compare the pieces of different parents. Absent: unknown.
    */
   readonly source?: string;
 }
 
 /**
- * Writing side of one download. The download guarantees this order of calls:
+ * Writing side of a sink, for one download. The download guarantees this order of calls:
  *
- * - Within a piece, one attempt writes at a time, at ascending positions, and awaits each write.
- * - After a failed attempt, the next one writes the whole part again from its start.
- * - `commit` follows the last write of a piece. Nothing is written to a committed piece, unless
+ * - For each piece, one attempt at a time writes its bytes in ascending order, and awaits each
+ *   write.
+ * - After a failed attempt, the next attempt writes the whole part of the piece again.
+ * - `commit` follows the last write to a piece. A committed piece is not written again, unless
  *   `restart` dropped it.
  * - Different pieces are written concurrently.
- * - `advance` follows the commits in ascending order.
- * - `finish` comes once everything is committed and verified.
+ * - `advance` is called with ascending positions, after the pieces before the position are
+ *   committed.
+ * - `finish` is called once all pieces are committed and the content is verified.
  *
- * Every method except `abort` rejects with `StorageFailed` if the sink fails, which fails the
- * download.
+ * Every method except `abort` rejects with `StorageFailed` if the sink fails. The download fails
+ * then.
  */
 export interface SinkSession {
   /**
-   * Pieces that an earlier download left in the sink, according to its own records. The download
-   * reads and verifies them before it counts them.
+   * Pieces that an earlier download stored in the sink, according to the records of the sink. The
+   * download reads and verifies each piece before it counts as stored.
    */
   readonly resumed: readonly SinkPiece[];
   /**
-   * Backpressure: only pieces that end at or before this position may be requested. The limit never
-   * shrinks. It always allows the first uncommitted piece, once all bytes before that piece have
-   * been consumed. Absent: all pieces may be requested.
+   * Backpressure: the download requests only pieces that end at or before this position. The limit
+   * must never decrease. Once all bytes before the first uncommitted piece have been consumed, the
+   * limit must allow that piece. Absent: all pieces may be requested.
    */
   readonly limit?: number;
   /**
-   * Writes bytes of a piece that is not verified yet. The memory of `chunk` is reused after the
-   * returned promise has resolved.
+   * Writes bytes of piece `number`, which are not verified yet. The first byte of `chunk` is byte
+   * `position` of the requested content. The memory of `chunk` is reused after the returned promise
+   * has resolved.
    */
   write(number: number, position: number, chunk: Uint8Array): Promise<void>;
-  /** Marks a piece as complete and verified. From now on it can be read. */
+  /** Marks a piece as complete and verified. The piece can be read afterwards. */
   commit(piece: SinkPiece): Promise<void>;
   /**
-   * Reads at least one and at most `length` bytes from `position` on. The range lies within one
-   * committed or resumed piece.
+   * Reads at least one and at most `length` bytes, starting at byte `position` of the requested
+   * content. All these bytes are in piece `number`, which is committed or resumed.
    *
-   * @param into scratch memory of `length` bytes that the session may fill and return, to save an
-   * allocation. With it, the session may also return its own memory: the caller uses the chunk only
-   * once, before the piece is handed on. Without it, the caller may keep the chunk.
+   * @param into memory of `length` bytes that the session may fill and return, to save an
+   * allocation. If it is given, the session may also return memory that it reuses later. If it is
+   * absent, the caller may store the returned bytes, so the session must not modify them later.
    */
   read(number: number, position: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   /**
-   * Keeps only the given committed or resumed pieces; all others are written again. No other call
-   * is in progress meanwhile. Absent: committed pieces cannot be dropped.
+   * Drops all pieces except `kept`, which are committed or resumed; the dropped pieces are written
+   * again. No other call is in progress meanwhile. Absent: the session cannot drop pieces.
    */
   restart?(kept: readonly SinkPiece[]): Promise<void>;
-  /** Returns true if a committed piece can still be read. Absent: always true. */
+  /**
+   * Returns true if the bytes of a committed piece can still be read. Absent: committed pieces can
+   * always be read.
+   */
   holds?(number: number): boolean;
   /**
-   * Reports that all bytes before `position` are committed, and included in the running hash of the
-   * whole. A sequential sink delivers them now, except the last chunk.
+   * Reports that all bytes before `position` are committed, and included in the hash of the whole
+   * content. A sink that delivers its content in order may deliver these bytes, except the last
+   * chunk.
    */
   advance(position: number): Promise<void>;
   /** Publishes the content, which is complete and verified. */
   finish(): Promise<void>;
   /**
-   * Ends a failed or cancelled download. Committed pieces are kept for a later download. With
-   * `discard` they are deleted, since they are known not to form the right content. Never rejects.
+   * Ends a failed or cancelled download. The session must store the committed pieces for a later
+   * download. If `discard` is true, it must delete them instead, since they are known to contain
+   * wrong content. Must never reject.
    */
   abort(error: unknown, options?: { readonly discard?: boolean }): Promise<void>;
 }

@@ -1,30 +1,40 @@
-/** Consumer of request slots: one download. */
+/**
+ * Download that sends requests to parents and counts towards the limit of {@link ParentSlots}. Each
+ * request in flight uses one slot.
+ */
 export interface SlotHolder {
-  /** Called when a slot may be free that was refused to this holder before. */
+  /** Called after `take` returned false for this download, once a slot may be free. */
   readonly onSlot: () => void;
 }
 
-/** Slots at one parent, and the holders that wait for one. */
+/**
+ * Requests in flight to one parent, and the downloads that wait to send another. Each request in
+ * flight uses one slot.
+ */
 interface ParentSlotState {
-  /** Number of slots in use. */
+  /** Number of requests in flight to the parent. */
   used: number;
-  /** Number of slots in use, by holder. */
+  /** Number of requests in flight to the parent, by download. */
   readonly held: Map<SlotHolder, number>;
-  /** Holders whose last request for a slot was refused, longest wait first. */
+  /** Downloads that wait for a slot at the parent, the one with the longest wait first. */
   waiting: Set<SlotHolder>;
   /**
-   * Holders that were notified of the last free slot and have not come back yet. A holder that
-   * never does, since it is paused or done, delays others at most until the next slot becomes free.
+   * Downloads that were notified of the latest free slot and have not tried to use it yet. If one
+   * never tries, because it is paused or done, others wait at most until the next slot becomes
+   * free.
    */
   notified: Set<SlotHolder>;
 }
 
 /**
- * Limits the requests in flight to each parent, across all downloads of one downloader. Downloads
- * that compete for a parent share it fairly: the one with fewer slots there gets the next.
+ * Limits the requests in flight to each parent, across all downloads of one downloader. Each
+ * request uses one slot. If several downloads compete for a parent, the download with the fewest
+ * requests in flight to it gets the next slot.
  */
 export class ParentSlots {
+  /** Maximum number of requests in flight to one parent. */
   readonly #limit: number;
+  /** State of each parent that has requests in flight or waiting downloads, by address. */
   readonly #parents = new Map<string, ParentSlotState>();
 
   /** @param limit maximum number of requests in flight to one parent */
@@ -33,8 +43,9 @@ export class ParentSlots {
   }
 
   /**
-   * Takes a slot at the parent `addr`. Returns false if no slot is available to `holder` now; its
-   * `onSlot` is then called once one may be.
+   * Reserves a slot for one request of `holder` to the parent `addr`. Returns false if the limit is
+   * reached, or if the slot is left to a download with fewer requests in flight. In that case,
+   * `holder.onSlot` is called once a slot may be free.
    */
   take(addr: string, holder: SlotHolder): boolean {
     const parent = this.#parents.get(addr) ?? newParent();
@@ -55,7 +66,7 @@ export class ParentSlots {
     return true;
   }
 
-  /** Releases a slot of `holder` at the parent `addr`. */
+  /** Releases a slot of `holder` at the parent `addr`, after its request has ended. */
   release(addr: string, holder: SlotHolder): void {
     const parent = this.#parents.get(addr);
     const heldByHolder = parent?.held.get(holder);
@@ -66,7 +77,9 @@ export class ParentSlots {
     this.#wake(addr, parent);
   }
 
-  /** Withdraws a holder from all waiting lists. The slots that it holds must still be released. */
+  /**
+   * Ends all waiting of `holder` for slots. Slots that it still uses must be released separately.
+   */
   leave(holder: SlotHolder): void {
     for (const [addr, parent] of this.#parents) {
       parent.waiting.delete(holder);
@@ -74,11 +87,15 @@ export class ParentSlots {
     }
   }
 
-  /** Notifies the waiting holders that a slot is free. */
+  /**
+   * Notifies the downloads that wait for a slot at a parent that a slot is free. Removes the parent
+   * if it has no requests in flight and no waiting downloads.
+   */
   #wake(addr: string, parent: ParentSlotState): void {
     if (parent.used === 0 && parent.waiting.size === 0) this.#parents.delete(addr);
     const { held, waiting } = parent;
-    // Holders with fewer slots come first, then those that waited longer: the sort is stable.
+    // Downloads with fewer requests in flight come first, then those with a longer wait, since the
+    // sort is stable.
     const order = [...waiting].sort((a, b) => (held.get(a) ?? 0) - (held.get(b) ?? 0));
     parent.waiting = new Set();
     parent.notified = waiting;
@@ -86,6 +103,7 @@ export class ParentSlots {
   }
 }
 
+/** Returns the state of a parent without requests in flight. */
 function newParent(): ParentSlotState {
   return { used: 0, held: new Map(), waiting: new Set(), notified: new Set() };
 }

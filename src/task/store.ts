@@ -5,22 +5,26 @@ import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "..
 import type { TaskLayout } from "./layout.ts";
 import type { SinkPiece, SinkSession } from "./sink.ts";
 
-/** Maximum length of a chunk for a transport, in bytes. */
+/** Maximum length of a chunk that the store returns to a server, in bytes. */
 const CHUNK_BYTES = 512 * 1024;
 
 /**
- * Serves the verified pieces of a download while the rest is still being fetched. Pieces that the
- * requested range covers only partly are not served.
+ * Serves the verified pieces of a download to other peers, also while other pieces are still being
+ * fetched. Pieces that the requested range covers only partly are not served.
  */
 export class TaskStore implements PieceStore {
-  /** Feed of added pieces, for watchers of the task. */
+  /** List of the added pieces, which also notifies the watchers of the task. */
   #feed: PieceFeed;
-  /** Metadata of the pieces that can be served. */
+  /** Metadata of the pieces that can be served, by number. */
   readonly #metadata = new Map<number, PieceMetadata>();
+  /**
+   * Layout and sink session of the download; undefined before the sink is open and after the
+   * download failed.
+   */
   #task: { readonly layout: TaskLayout; readonly session: SinkSession } | undefined;
   /**
-   * Task as servers see it. It stays the same object, since servers attach their encoded form to
-   * it.
+   * Task as servers see it; undefined before {@link open}, or if its pieces vary in length. The
+   * object must not be replaced within a round, since servers attach the encoded task to it.
    */
   #storedTask: StoredTask | undefined;
 
@@ -28,13 +32,17 @@ export class TaskStore implements PieceStore {
     this.#feed = new PieceFeed(taskId);
   }
 
-  /** Makes the store available, once the layout is known and the sink is open. */
+  /** Makes the store available to servers, once the layout is known and the sink is open. */
   open(layout: TaskLayout, session: SinkSession): void {
     this.#task = { layout, session };
     this.#storedTask = this.#createStoredTask(layout);
   }
 
-  /** Adds a committed piece. `costSeconds` is the duration of its transfer. */
+  /**
+   * Adds a committed piece, unless the requested range covers it only partly.
+   *
+   * @param costSeconds duration of the transfer in seconds
+   */
   add({ number, digest }: SinkPiece, costSeconds: number): void {
     const extent = this.#task?.layout.extent(number);
     if (extent === undefined || extent.length !== this.#task?.layout.part(number)?.length) return;
@@ -53,8 +61,9 @@ export class TaskStore implements PieceStore {
   }
 
   /**
-   * Drops all pieces. Watchers of the task receive `error`, since their peers may have fetched
-   * dropped pieces. New watchers see the task from its start again.
+   * Drops all pieces at the start of a new round. Watchers of the task fail with `error`, since
+   * their peers may have fetched dropped pieces. Later watchers receive only pieces that are added
+   * afterwards.
    */
   restart(error: VortexError): void {
     const task = this.#task;
@@ -66,8 +75,10 @@ export class TaskStore implements PieceStore {
   }
 
   /**
-   * Ends the feed of pieces after a successful download. If only a range was requested, the task
-   * stays incomplete for other peers.
+   * Ends the list of pieces after a successful download. If only a range was requested, watchers
+   * fail with `NotFound`, since the task stays incomplete for other peers.
+   *
+   * @param digest digest of the whole content, as `algorithm:encoded`; undefined if unknown
    */
   complete(digest: string | undefined): void {
     if (this.#storedTask !== undefined && digest !== undefined)
@@ -82,13 +93,19 @@ export class TaskStore implements PieceStore {
       );
   }
 
-  /** Stops serving, since the download has failed. */
+  /**
+   * Stops serving pieces, since the download has failed. Watchers of the task fail with `error`.
+   */
   fail(error: VortexError): void {
     this.#task = undefined;
     this.#metadata.clear();
     this.#feed.fail(error);
   }
 
+  /**
+   * Returns a verified piece. Returns undefined if the task ID or the kind differ, or if the piece
+   * is not in the store or can no longer be read.
+   */
   async getPiece({ taskId, number, kind }: StoredPieceRequest): Promise<StoredPiece | undefined> {
     const task = this.#task;
     const metadata = this.#metadata.get(number);
@@ -99,6 +116,10 @@ export class TaskStore implements PieceStore {
     return { metadata, read: (range) => readPiece(task.layout, session, number, range) };
   }
 
+  /**
+   * Returns the task if its ID is `taskId`. Returns undefined if the ID differs, the sink is not
+   * open, the download failed, or the pieces vary in length.
+   */
   async getTask(
     taskId: string,
     { signal }: { readonly signal?: AbortSignal } = {},
@@ -108,8 +129,8 @@ export class TaskStore implements PieceStore {
   }
 
   /**
-   * Returns the task as servers see it; undefined if its pieces vary in length, which the Dragonfly
-   * API cannot express.
+   * Returns the task as servers see it. Returns undefined if the pieces vary in length, since the
+   * Dragonfly API cannot express that.
    */
   #createStoredTask({
     taskId,
@@ -134,7 +155,7 @@ export class TaskStore implements PieceStore {
   }
 }
 
-/** Reads a piece from the sink in chunks. */
+/** Yields the content of a piece, or of a range within the piece, in chunks from the sink. */
 async function* readPiece(
   layout: TaskLayout,
   session: SinkSession,
@@ -151,6 +172,7 @@ async function* readPiece(
   }
 }
 
+/** Returns the current wall-clock time, in seconds since the Unix epoch. */
 function unixSeconds(): bigint {
   return BigInt(Math.floor(Date.now() / 1000));
 }

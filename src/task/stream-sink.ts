@@ -2,28 +2,37 @@ import { VortexError } from "../errors.ts";
 import { PieceBuffers } from "./piece-buffers.ts";
 import type { SinkLayout, SinkOpenOptions, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
-/** Bytes that may be requested ahead of the reader. */
+/**
+ * Minimum of the maximum number of bytes that are requested ahead of the reader. Two pieces may be
+ * longer.
+ */
 const MIN_READ_AHEAD_BYTES = 32 * 1024 * 1024;
 /** Maximum length of a chunk that the reader receives, in bytes. */
 const CHUNK_BYTES = 256 * 1024;
 
 /**
- * Sink that delivers the content in order, as a web stream. Pieces stay in memory from their first
- * byte until the reader has consumed them. At most 32 MiB, or two pieces if these are longer, are
+ * Sink that delivers the content in order, as a web stream. A piece stays in memory from its first
+ * byte until the reader has consumed it. At most 32 MiB, or two pieces if these are longer, are
  * requested ahead of the reader.
  *
- * A piece is delivered only after it is verified: delivered bytes cannot be replaced by those of
- * another parent.
+ * A piece is delivered only after verification, since bytes that the reader has received cannot be
+ * replaced by the bytes of another parent.
  */
 export class StreamSink implements TaskSink {
-  /** Content in order, see `TaskStream.content`. */
+  /** Stream of the content in order, see `TaskStream.content`. */
   readonly content: ReadableStream<Uint8Array>;
+  /** Session of the download; undefined until the sink is opened. */
   #session: StreamSession | undefined;
+  /** Controller of the stream. */
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
-  /** Reason of a cancellation by the reader, kept for a sink that is opened later. */
+  /**
+   * Reason with which the reader cancelled the stream; undefined if it did not. Stored for the case
+   * that the sink is opened later.
+   */
   #cancelled: { readonly reason: unknown } | undefined;
-  /** Resolves the wait of the reader for the sink to be opened. */
+  /** Resolves the promise on which a read waits for the sink to be opened. */
   #onOpen: (() => void) | undefined;
+  /** True once the stream is closed, failed or cancelled. */
   #ended = false;
 
   constructor() {
@@ -51,6 +60,10 @@ export class StreamSink implements TaskSink {
     );
   }
 
+  /**
+   * Returns the session that buffers the pieces for the stream. Rejects with `InvalidArgument` if
+   * the sink was opened before.
+   */
   async open(layout: SinkLayout, options: SinkOpenOptions): Promise<SinkSession> {
     if (this.#session !== undefined)
       throw new VortexError("InvalidArgument", "stream sink: expected one download, got a second");
@@ -61,7 +74,10 @@ export class StreamSink implements TaskSink {
     return session;
   }
 
-  /** Errors the stream, whether the sink is open or not. */
+  /**
+   * Fails the stream with `error`, whether the sink was opened or not. Does nothing if the stream
+   * has ended.
+   */
   fail(error: unknown): void {
     if (this.#ended) return;
     this.#ended = true;
@@ -69,7 +85,10 @@ export class StreamSink implements TaskSink {
     this.#onOpen?.();
   }
 
-  /** Waits for the next chunk; undefined at the end of the stream. */
+  /**
+   * Resolves with the next chunk of the content, once it is available. Resolves with undefined at
+   * the end of the stream.
+   */
   async #next(): Promise<Uint8Array | undefined> {
     while (this.#session === undefined && !this.#ended) {
       await new Promise<void>((resolve) => {
@@ -80,25 +99,38 @@ export class StreamSink implements TaskSink {
   }
 }
 
-/** Session of a {@link StreamSink}: buffers pieces until the reader has consumed them. */
+/**
+ * Session of a {@link StreamSink}: buffers pieces in memory until the reader has consumed them.
+ */
 class StreamSession implements SinkSession {
   readonly resumed: SinkSession["resumed"] = [];
+  /** Layout of the requested content. */
   readonly #layout: SinkLayout;
+  /** Callbacks of the download. */
   readonly #options: SinkOpenOptions;
+  /** Bytes of the pieces that the reader has not consumed. */
   readonly #buffers: PieceBuffers;
-  /** Number of bytes that may be requested ahead of the reader. */
+  /** Maximum number of bytes that may be requested ahead of the reader. */
   readonly #readAhead: number;
+  /** Called with the error of a failed download. */
   readonly #onAbort: (error: unknown) => void;
-  /** Numbers of committed pieces that the reader has not reached, by position. */
+  /**
+   * Numbers of committed pieces that the reader has not reached, by the position of their first
+   * byte.
+   */
   readonly #pieces = new Map<number, number>();
   /** Number of bytes that the reader has received. */
   #consumed = 0;
-  /** Number of bytes that the reader may receive. */
+  /** Number of bytes that the reader may receive so far. */
   #released = 0;
-  /** Piece that the reader is in, and the offset of its next byte. */
+  /**
+   * Piece that the reader is receiving, and the offset of its next byte; undefined between two
+   * pieces.
+   */
   #current: { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined;
+  /** True after the download succeeded or failed. */
   #isEnded = false;
-  /** Resolves the wait of the reader for the next chunk. */
+  /** Resolves the promise on which a read waits for more released bytes. */
   #wake: (() => void) | undefined;
 
   constructor(layout: SinkLayout, options: SinkOpenOptions, onAbort: (error: unknown) => void) {
@@ -129,7 +161,8 @@ class StreamSession implements SinkSession {
     into?: Uint8Array,
   ): Promise<Uint8Array> {
     const bytes = this.#buffers.read(number, position, length);
-    // The memory of a delivered piece is reused for another one.
+    // The memory of a delivered piece is reused for later pieces, so bytes that the caller may
+    // store are copied.
     return into === undefined ? bytes.slice() : bytes;
   }
 
@@ -160,14 +193,17 @@ class StreamSession implements SinkSession {
     this.#wake?.();
   }
 
-  /** Fails the download, since the reader cancelled the stream. */
+  /** Fails the download with `Aborted`, since the reader cancelled the stream. */
   cancel(reason: unknown): void {
     this.#options.onFailure(
       new VortexError("Aborted", "the content of the task was cancelled", { cause: reason }),
     );
   }
 
-  /** Returns the next chunk for the reader; undefined at the end. */
+  /**
+   * Resolves with the next chunk for the reader, once it may be delivered. Resolves with undefined
+   * at the end of the content or after a failure.
+   */
   async next(): Promise<Uint8Array | undefined> {
     while (this.#consumed === this.#released) {
       if (this.#isEnded) return undefined;
@@ -195,7 +231,10 @@ class StreamSession implements SinkSession {
     return chunk;
   }
 
-  /** Starts with the piece at the reader's position; undefined if it is not committed. */
+  /**
+   * Returns the piece that starts at the reader's position, or undefined if that piece is not
+   * committed.
+   */
   #begin(): { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined {
     const number = this.#pieces.get(this.#consumed);
     if (number === undefined) return undefined;

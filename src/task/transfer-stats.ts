@@ -4,41 +4,51 @@ import { type RouteState, reasonsOf } from "./route.ts";
 import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
 import { ThroughputMeter } from "./throughput-meter.ts";
 
-/** Time in ms after the first received bytes, before which no remaining time is estimated. */
+/** Time in ms after the first received bytes, after which the remaining time is estimated. */
 const MIN_MEASURED_MS = 2000;
-/** Share of the content that is enough for an estimate earlier than that. */
+/**
+ * Share of the bytes to download, from 0 to 1, after which the remaining time is estimated even
+ * before {@link MIN_MEASURED_MS}.
+ */
 const MIN_MEASURED_SHARE = 0.01;
 
-/** State of a download that its counters do not contain. */
+/** State of a download that {@link TransferStats} does not count itself. */
 export interface ProgressContext {
-  /** Received bytes of pieces in flight. */
+  /** Number of received bytes of pieces in flight. */
   readonly inFlightBytes: number;
+  /** Routes with their statistics. A route is one parent over one protocol. */
   readonly routes: Iterable<RouteState>;
+  /** True if the caller has paused the download. */
   readonly paused: boolean;
-  /** Remaining patience in ms, see {@link TaskProgress.patienceLeft}. */
+  /** Remaining time in ms to wait for failed parents, see {@link TaskProgress.patienceLeft}. */
   readonly patienceLeft: number | undefined;
 }
 
 /**
- * Counts the pieces and bytes of one download, for its progress and its report. Times are in ms.
+ * Counts the pieces and bytes of one download, for its progress and its report. All times are in ms
+ * on the monotonic clock.
  */
 export class TransferStats {
+  /** Start of the download, in ms on the monotonic clock. */
   readonly #startedAt: number;
+  /** Measures the download rate. */
   readonly #meter: ThroughputMeter;
-  /** Time of the first received bytes, in ms. */
+  /** Time of the first received bytes, in ms on the monotonic clock; undefined before. */
   #firstByteAt: number | undefined;
-  /** Number of all received bytes. */
+  /** Number of bytes received from parents, including bytes of failed attempts. */
   #arrivedBytes = 0;
-  /** Verified pieces. */
+  /** Number of verified pieces. */
   #pieces = 0;
-  /** Bytes of verified pieces. */
+  /** Number of requested bytes in verified pieces. */
   #bytes = 0;
+  /** Number of verified pieces of an earlier download. */
   #resumedPieces = 0;
+  /** Number of requested bytes in verified pieces of an earlier download. */
   #resumedBytes = 0;
-  /** Protocols that are not used, by parent. */
+  /** Protocols that are not used with a parent, by name of the parent. */
   readonly #leftOut = new Map<string, readonly LeftOutProtocol[]>();
 
-  /** @param now start of the download, in ms */
+  /** @param now start of the download, in ms on the monotonic clock */
   constructor(now: number) {
     this.#startedAt = now;
     this.#meter = new ThroughputMeter(now);
@@ -49,14 +59,19 @@ export class TransferStats {
     return this.#pieces;
   }
 
-  /** Counts received bytes, whether requested or not. */
+  /** Counts bytes received from a parent, including bytes outside the requested range. */
   addBytes(bytes: number, now: number): void {
     this.#firstByteAt ??= now;
     this.#arrivedBytes += bytes;
     this.#meter.add(bytes, now);
   }
 
-  /** Counts a verified piece. `resumed` is true for a piece of an earlier download. */
+  /**
+   * Counts a verified piece.
+   *
+   * @param length length of the requested part of the piece in bytes
+   * @param resumed true for a piece of an earlier download
+   */
   addPiece(length: number, resumed: boolean): void {
     this.#pieces++;
     this.#bytes += length;
@@ -65,12 +80,15 @@ export class TransferStats {
     this.#resumedBytes += length;
   }
 
-  /** Records the protocols that are not used with a parent. */
+  /** Records the protocols that are not used with a parent, each with the reason. */
   setLeftOutProtocols(parent: string, protocols: readonly LeftOutProtocol[]): void {
     if (protocols.length > 0) this.#leftOut.set(parent, protocols);
   }
 
-  /** Resets the counters of pieces, for a round that fetches pieces again. */
+  /**
+   * Resets the counts of verified pieces and their bytes, for a new round that fetches pieces
+   * again.
+   */
   restart(): void {
     this.#pieces = 0;
     this.#bytes = 0;
@@ -78,7 +96,11 @@ export class TransferStats {
     this.#resumedBytes = 0;
   }
 
-  /** Returns a snapshot for the caller of the download. */
+  /**
+   * Returns a snapshot of the progress at time `now`.
+   *
+   * @param layout layout of the task; undefined while unknown
+   */
   progress(
     now: number,
     layout: TaskLayout | undefined,
@@ -107,8 +129,8 @@ export class TransferStats {
   }
 
   /**
-   * Returns true once enough of the content has arrived to estimate the remaining time. Bytes of an
-   * earlier download do not count.
+   * Returns true once enough bytes were received from parents to estimate the remaining time. Bytes
+   * of an earlier download do not count.
    */
   #isMeasured(now: number, layout: TaskLayout | undefined): boolean {
     if (layout === undefined || this.#firstByteAt === undefined) return false;
@@ -118,7 +140,12 @@ export class TransferStats {
     );
   }
 
-  /** Returns the report of a successful download. */
+  /**
+   * Returns the report of a successful download that ends at time `now`.
+   *
+   * @param verified strength of the verification of the content
+   * @param routes routes with their statistics, one per parent and protocol
+   */
   report(
     now: number,
     layout: TaskLayout,
@@ -138,12 +165,20 @@ export class TransferStats {
   }
 }
 
-/** Returns the time in ms for a number of bytes at a rate in bytes/s; undefined at rate 0. */
+/**
+ * Returns the time in ms to transfer a number of bytes at a rate in bytes/s, or undefined if the
+ * rate is 0.
+ */
 function timeFor(bytes: number, rate: number): number | undefined {
   return rate === 0 ? undefined : (bytes * 1000) / rate;
 }
 
-/** Returns the statistics of each parent, summed over its routes. */
+/**
+ * Returns the statistics of each parent, summed over its protocols.
+ *
+ * @param routes routes with their statistics, one per parent and protocol
+ * @param leftOutOf protocols that are not used with a parent, by name of the parent
+ */
 function parentProgress(
   now: number,
   routes: Iterable<RouteState>,
@@ -178,7 +213,7 @@ function parentProgress(
   });
 }
 
-/** Returns the statistics of one route. */
+/** Returns the statistics of one route: one parent over one protocol. */
 function routeProgress(route: RouteState, now: number): Omit<RouteProgress, "protocol"> {
   return {
     state: !route.isUsable ? "left-out" : route.retryAt > now ? "waiting" : "active",
@@ -189,7 +224,7 @@ function routeProgress(route: RouteState, now: number): Omit<RouteProgress, "pro
   };
 }
 
-/** Returns the sum of one field over all records. */
+/** Returns the sum of the values of field `key` over all records. */
 function sumOf<K extends string>(all: readonly Readonly<Record<K, number>>[], key: K): number {
   return all.reduce((sum, one) => sum + one[key], 0);
 }
