@@ -200,10 +200,9 @@ const MIN_HEDGE_GAIN_MS = 100;
  * Pieces start in ascending order. Each piece is requested over the route with the earliest
  * expected delivery, according to its measured rate.
  *
- * A second, hedged attempt at a piece starts over another route if the first attempt is stalled, or
- * if the other route would deliver the piece much sooner. The first complete response wins. A piece
- * never has more than two attempts. Once no piece is left to start, idle routes hedge the slowest
- * pieces.
+ * If an attempt is stalled, or another route would deliver the piece much sooner, a second, hedged
+ * attempt starts over that route. The first complete response wins. A piece never has more than two
+ * attempts. Once no piece is left to start, idle routes hedge the slowest pieces.
  *
  * {@link PieceState} describes the states of a piece, and {@link LeftOut} those of a route. The
  * scheduler as a whole is in one of these states:

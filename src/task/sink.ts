@@ -84,8 +84,8 @@ export interface SinkPiece {
   /** CRC-32 of the requested part of the piece. */
   readonly crc32: number;
   /**
-   * Name of the parent that delivered the piece. A sink that outlives the process must store it, so
-   * that a later download can compare the pieces of different parents. Absent: unknown.
+   * Name of the parent that delivered the piece. A sink that outlives the process should store it,
+   * so that a later download can compare the pieces of different parents. Absent: unknown.
    */
   readonly source?: string;
 }
@@ -154,9 +154,9 @@ export interface SinkSession {
   /** Publishes the content, which is complete and verified. */
   finish(): Promise<void>;
   /**
-   * Ends a failed or cancelled download. The session must store the committed pieces for a later
-   * download. If `discard` is true, it must delete them instead, since they are known to contain
-   * wrong content. Must never reject.
+   * Ends a failed or cancelled download. The session may keep the committed pieces for a later
+   * download. If `discard` is true, it must delete them, since they are known to contain wrong
+   * content. Must never reject.
    */
   abort(error: unknown, options?: { readonly discard?: boolean }): Promise<void>;
 }

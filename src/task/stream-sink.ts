@@ -3,8 +3,7 @@ import { PieceBuffers } from "./piece-buffers.ts";
 import type { SinkLayout, SinkOpenOptions, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
 /**
- * Minimum of the maximum number of bytes that are requested ahead of the reader. Two pieces may be
- * longer.
+ * Maximum number of bytes that are requested ahead of the reader, unless two pieces are longer.
  */
 const MIN_READ_AHEAD_BYTES = 32 * 1024 * 1024;
 /** Maximum length of a chunk that the reader receives, in bytes. */

@@ -6,49 +6,56 @@ import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
 import type { KnownLayout } from "./layout.ts";
 import type { TaskSink } from "./sink.ts";
 
-/** Peer to fetch a task from. At least one of `addr` and `apiAddr` is required. */
+/**
+ * Peer from which pieces of a task are requested. At least one of `addr` and `apiAddr` is required.
+ */
 export interface TaskParent {
   /**
-   * Address for piece requests: one `host:port` at the port of the downloader's protocol, or one
-   * address per protocol. Default: the address that the peer announces with its pieces.
+   * Address for piece requests: one `host:port` for the protocol of the downloader, or one address
+   * per protocol. Default: the address that the peer announces with its pieces.
    */
   readonly addr?: PeerAddress;
   /**
-   * Address of the peer's Dragonfly gRPC API, `host:port`. The peer is asked there which pieces it
-   * has, and only those are requested from it.
+   * Address of the peer's Dragonfly gRPC API, `host:port`. The download requests the list of the
+   * peer's pieces there, and requests only listed pieces from the peer.
    *
-   * Default when the request gives no lengths: the host of `addr` at port 4000, or `addr` itself
-   * for a downloader over gRPC. Otherwise the peer is not asked, and is assumed to have all pieces.
+   * Default if the request gives no lengths: the host of `addr` with port 4000, or `addr` itself
+   * for a downloader over gRPC. Otherwise no list is requested, and the peer is assumed to have all
+   * pieces.
    */
   readonly apiAddr?: string;
 }
 
 /**
- * Task to fetch, and the parents to fetch it from. Without `contentLength` and `pieces`, the
- * parents are asked for the lengths.
+ * Task to download, and the parents to download it from. If the request has neither `contentLength`
+ * nor `pieces`, the lengths are requested from the parents.
  */
 export interface TaskRequest extends KnownLayout {
-  /** Task ID, 64 characters. Dragonfly uses hex digits. */
+  /** ID of the task, 64 characters. Dragonfly uses hex digits. */
   readonly taskId: string;
-  /** ID of the requesting host, a field of every Dragonfly API request. */
+  /** ID of the requesting host, sent with every Dragonfly API request. */
   readonly hostId: string;
-  /** Peers that have all or part of the task, at least one. A string is short for `{ addr }`. */
+  /**
+   * Peers that have the whole task or some of its pieces. At least one is required. A string is
+   * short for `{ addr }`.
+   */
   readonly parents: readonly (string | TaskParent)[];
-  /** Task kind. Default `standard`. */
+  /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
   /**
    * Expected digest of the whole content, as `algorithm:encoded` with `crc32`, `sha256` or
-   * `sha512`. It is verified during the download. Parents with different content then cannot fail
-   * the task while another parent has all of the right content.
+   * `sha512`. The content is verified by this digest. A parent with wrong content then cannot fail
+   * the download while another parent has the right content.
    *
-   * Default: the digest that the parents name, if all of them name the same one. Without any
-   * digest, two parents with different contents fail the task with `DigestMismatch`.
+   * Default: the digest in the first valid response, if the lengths are requested from the parents.
+   * If no digest is known, two parents with different contents fail the download with
+   * `DigestMismatch`.
    */
   readonly digest?: string;
   /**
-   * Byte range of the content. Only the pieces that overlap it are fetched, and only its bytes
-   * reach the sink. Cannot be combined with `digest`, since a part cannot be verified by the digest
-   * of the whole.
+   * Byte range of the content to download. Only pieces that overlap the range are requested, and
+   * the sink receives only bytes of the range. Default: the whole content. Cannot be combined with
+   * `digest`, since the digest of the whole content cannot verify a part of it.
    */
   readonly range?: ByteRange;
 }
@@ -56,132 +63,144 @@ export interface TaskRequest extends KnownLayout {
 /** Options of one download. */
 export interface TaskOptions {
   /**
-   * Aborts the download immediately, with the code `Aborted`. A file sink keeps its pieces, so that
-   * a later download can resume. Default: no signal.
+   * Aborts the download immediately, with the error code `Aborted`. A file sink keeps the pieces,
+   * so that a later download can resume. Default: no signal.
    */
   readonly signal?: AbortSignal;
   /**
-   * Rate limit of this task in bytes/s, at least 1. Default: only the limit of the downloader
-   * applies.
+   * Rate limit of this download in bytes/s, at least 1. The rate limit of the downloader applies as
+   * well. Default: only the rate limit of the downloader.
    */
   readonly rateLimit?: number;
   /**
-   * Maximum number of pieces in flight, 1 to 1,024. Over gRPC, at most 16 MiB are in flight, so
-   * pieces longer than 2 MiB lower the number. Default: that of the downloader, 8.
+   * Maximum number of pieces in flight, 1 to 1,024. Over gRPC, the pieces in flight have at most 16
+   * MiB in total, unless a single piece is longer. Default: the value of the downloader, 8.
    */
   readonly concurrentPieceCount?: number;
   /**
-   * Timeout for one piece in ms, from its request to its last byte. Delays by a rate limit or by
-   * the sink do not count. Default: that of the downloader.
+   * Timeout in ms for one piece, from its request to its last byte. Delays by a rate limit or by
+   * the sink do not count. Default: the value of the downloader.
    */
   readonly pieceTimeout?: number;
   /**
-   * Maximum silence of a parent in ms while bytes are expected from it; then the attempt fails.
-   * After a quarter of this time the piece is also requested from another parent. Default: that of
-   * the downloader.
+   * Maximum silence of a parent in ms while bytes are expected from it. The attempt fails when it
+   * is exceeded. After a quarter of this time, the piece is also requested from another parent.
+   * Default: the value of the downloader.
    */
   readonly stallTimeout?: number;
   /**
-   * Time in ms to wait for the last parents to recover, once all parents are unreachable, refusing,
-   * disconnected or silent. Each is retried at least every 5 s, and `progress().patienceLeft`
-   * counts down.
+   * Maximum time in ms to wait for the recovery of parents, once all parents that could deliver
+   * missing pieces have failed. A parent has failed if it is unreachable, refuses requests,
+   * disconnects or is silent. Each failed parent is retried at least every 5 s.
+   * `progress().patienceLeft` counts down.
    *
    * With 0, the download fails once each parent has failed five times in a row, after about 3 s. A
-   * parent that sent wrong bytes is never retried. Default: that of the downloader, 60,000.
+   * parent that sent wrong bytes is never retried. Default: the value of the downloader, 60,000.
    */
   readonly patience?: number;
   /**
-   * Receives the progress at most ten times a second, and once at the end. Default: no listener.
+   * Called with the progress at most ten times a second, and once at the end. Default: no listener.
    */
   readonly onProgress?: (progress: TaskProgress) => void;
-  /** Receives each event of the download. Default: no listener. */
+  /** Called with each event of the download. Default: no listener. */
   readonly onEvent?: (event: TaskEvent) => void;
 }
 
-/** Options of one download, with the sink that receives the content. */
+/** Options of one download, including the sink that receives the content. */
 export interface TaskDownloadOptions extends TaskOptions {
-  /** Sink for the content: `memorySink()`, `fileSink(path)`, or a custom {@link TaskSink}. */
+  /**
+   * Sink that receives the content: `memorySink()`, `fileSink(path)`, or a custom {@link TaskSink}.
+   */
   readonly to: TaskSink;
 }
 
 /** Handle of one running download. */
 export interface TaskDownload {
   /**
-   * Resolves once all content is verified and visible at its destination. Rejects with the
+   * Resolves once the whole content is verified and available at its destination. Rejects with the
    * {@link VortexError} that ended the download:
    *
    * - `DigestMismatch`: the content has the wrong digest, or two parents have different contents
-   *   and no digest decides which is right
+   *   and no known digest decides which content is right
    * - `StorageFailed`: the sink failed
-   * - `Aborted`, `Closed`: the download was cancelled, or its downloader closed
+   * - `Aborted`: the download was cancelled
+   * - `Closed`: the downloader was closed
    * - `InvalidArgument`: the request does not fit the task
-   * - when no parent is left: the code that all parents failed with, or `Unreachable` if they
-   *   differ. The message names every parent; `cause` is an array of their errors.
+   * - if all parents failed: the code of their errors, or `Unreachable` if the codes differ. The
+   *   message contains the error of every parent, and `cause` is an array of their errors.
    *
-   * A rejection that is not handled here does not raise an unhandled rejection.
+   * A rejection without a handler does not raise an unhandled rejection.
    */
   readonly done: Promise<TaskReport>;
   /**
-   * Store of the verified pieces, to serve them to other peers during the download. It keeps
-   * serving after a successful download, and stops when the download fails.
+   * Store that serves the verified pieces to other peers during the download. After a successful
+   * download it continues to serve them. After a failed download it serves nothing.
    */
   readonly store: PieceStore;
   /** Returns a snapshot of the progress. */
   progress(): TaskProgress;
-  /** Stops requesting pieces; pieces in flight are completed. Idempotent. */
+  /** Stops requesting further pieces. Pieces in flight are completed. Idempotent. */
   pause(): void;
-  /** Resumes after `pause`. Idempotent. */
+  /** Requests pieces again after {@link pause}. Idempotent. */
   resume(): void;
-  /** Cancels the download: `done` rejects with `Aborted` and `reason` as its cause. Idempotent. */
+  /**
+   * Cancels the download. The promise `done` rejects with an `Aborted` error whose cause is
+   * `reason`. Idempotent.
+   */
   cancel(reason?: unknown): void;
 }
 
 /** Handle of a download whose content is read as a stream. */
 export interface TaskStream extends TaskDownload {
   /**
-   * Content in order. Only verified pieces are delivered, and the last chunk only after the whole
-   * is verified. The stream errors with the error of the download. Backpressure applies: without a
-   * reader, no further pieces are requested.
+   * Content of the task in order. Only verified pieces are delivered, and the last chunk is
+   * delivered only after the whole content is verified. If the download fails, the stream fails
+   * with the same error. Backpressure applies: if the stream is not read, no further pieces are
+   * requested.
    */
   readonly content: ReadableStream<Uint8Array>;
-  /** Reads `content` to its end and returns all bytes. */
+  /** Reads `content` to its end and returns all its bytes. */
   bytes(): Promise<Uint8Array>;
 }
 
-/** State of a parent, or of one of its protocols, in a download. */
+/** State of a parent, or of one protocol of a parent, in a download. */
 export type ParentState =
-  /** Pieces are requested. */
+  /** Pieces may be requested from the parent. */
   | "active"
-  /** Has failed, and is retried after a pause. */
+  /** The parent has failed, and is retried after a backoff. */
   | "waiting"
   /**
-   * Has failed five times in a row and is retried only occasionally, or sent wrong bytes and is
-   * never retried.
+   * The parent is not used, or retried only occasionally. It has failed five times in a row, a
+   * retry would have the same result, or it sent wrong bytes.
    */
   | "left-out";
 
 /** Statistics of one parent in a download. */
 export interface ParentProgress {
-  /** Name of the parent: its `addr`, or its `apiAddr` without one. */
+  /** Name of the parent: its `addr`, or its `apiAddr` if the request gives no `addr`. */
   readonly parent: string;
-  /** Current state. */
+  /** Current state of the parent. */
   readonly state: ParentState;
-  /** Measured download rate in bytes/s; 0 before the first measurement. */
+  /** Measured download rate from the parent in bytes/s; 0 before the first measurement. */
   readonly rate: number;
-  /** Bytes received from the parent, including those of pieces that were not completed. */
+  /** Number of bytes received from the parent, including the bytes of failed attempts. */
   readonly bytes: number;
-  /** Verified pieces that this parent delivered, and delivered first. */
+  /**
+   * Number of verified pieces that this parent delivered. If two parents send the same piece, it
+   * counts only for the parent whose piece is complete first.
+   */
   readonly pieces: number;
-  /** Number of failures. */
+  /** Number of errors of the parent. */
   readonly errors: number;
-  /** Distinct errors of the parent, the newest last; at most eight. */
+  /** Distinct errors of the parent, at most eight. */
   readonly reasons: readonly VortexError[];
   /**
-   * Statistics per protocol, if several are in use; the other fields then sum over all protocols.
+   * Statistics per protocol, if pieces are requested from the parent over several protocols. The
+   * other fields are then sums over all protocols. Absent for a single protocol.
    */
   readonly routes?: readonly RouteProgress[];
   /**
-   * Protocols that are not used with this parent, each with the reason; absent if there are none.
+   * Protocols that are not used with this parent, each with the reason. Absent if there are none.
    */
   readonly leftOut?: readonly LeftOutProtocol[];
 }
@@ -192,60 +211,66 @@ export interface RouteProgress {
   readonly protocol: Protocol;
   /** Current state of the protocol. */
   readonly state: ParentState;
-  /** Measured download rate in bytes/s; 0 before the first measurement. */
+  /** Measured download rate over the protocol in bytes/s; 0 before the first measurement. */
   readonly rate: number;
-  /** Bytes received over the protocol, including those of pieces that were not completed. */
+  /** Number of bytes received over the protocol, including the bytes of failed attempts. */
   readonly bytes: number;
-  /** Verified pieces that arrived over this protocol, and arrived over it first. */
+  /**
+   * Number of verified pieces that arrived over this protocol. If a piece arrives over two
+   * protocols, it counts only for the protocol over which it is complete first.
+   */
   readonly pieces: number;
-  /** Number of failures. */
+  /** Number of errors of the parent over this protocol. */
   readonly errors: number;
 }
 
-/** Progress of a download. Byte counts cover only the requested range. */
+/** Progress of a download. All numbers of bytes and pieces count only the requested range. */
 export interface TaskProgress {
-  /** Bytes of verified pieces and of pieces in flight. */
+  /** Number of bytes in verified pieces and pieces in flight. */
   readonly bytes: number;
-  /** Bytes to download; undefined until the parents have reported the lengths. */
+  /** Number of bytes to download; undefined until the lengths of the task are known. */
   readonly totalBytes: number | undefined;
-  /** Verified pieces. */
+  /** Number of verified pieces. */
   readonly pieces: number;
-  /** Pieces to download; undefined until the parents have reported the lengths. */
+  /** Number of pieces to download; undefined until the lengths of the task are known. */
   readonly totalPieces: number | undefined;
-  /** Bytes that an earlier download left in the sink and that were verified. */
+  /** Number of bytes in verified pieces that an earlier download stored in the sink. */
   readonly resumedBytes: number;
-  /** Download rate over the last five seconds, in bytes/s. */
+  /** Average download rate over the last five seconds, in bytes/s. */
   readonly rate: number;
   /**
-   * Estimated time to the end in ms at the current rate. Undefined before the first 2 s, or the
-   * first 1 % of the bytes.
+   * Estimated time to the end of the download at the current rate, in ms. Undefined until 2 s have
+   * passed since the first byte, or 1 % of the bytes has arrived. Also undefined if the current
+   * rate is 0.
    */
   readonly timeLeft: number | undefined;
   /** True between `pause` and `resume`. */
   readonly paused: boolean;
   /**
-   * Remaining time in ms to wait for the last parents, see `patience`; undefined while any parent
-   * answers.
+   * Remaining time in ms to wait for the recovery of failed parents, see
+   * {@link TaskOptions.patience}. Undefined while any parent may deliver missing pieces.
    */
   readonly patienceLeft: number | undefined;
-  /** Statistics per parent. */
+  /** Statistics of each parent. */
   readonly parents: readonly ParentProgress[];
 }
 
 /** Strength of the verification of a task's content. */
 export type Verified =
   /**
-   * The whole content has this digest, `algorithm:encoded`, given by the caller or named by the
-   * parents.
+   * The whole content has the digest `digest`, as `algorithm:encoded`. It was given by the caller
+   * (`by` = `caller`) or reported by a parent (`by` = `parents`).
    */
   | { readonly level: "whole"; readonly digest: string; readonly by: "caller" | "parents" }
   /**
-   * `pieces`: each piece has the digest that its parent announced or the caller gave. All
-   * contributing parents have the same content, as far as they were compared: by up to three pieces
-   * each.
+   * No digest of the whole content is known.
    *
-   * `none`: each piece has the digest that its parent announced, but some parent, or the pieces of
-   * an earlier download, could not be compared. The content may mix several versions.
+   * With `pieces`, the caller gave the digests of all pieces, or each piece has the digest that its
+   * parent announced. All parents that delivered pieces have the same content, as far as they were
+   * compared: by up to three pieces per parent.
+   *
+   * With `none`, each piece has the digest that its parent announced. Some parent, or the pieces of
+   * an earlier download, could not be compared, so the content may mix several versions.
    */
   | { readonly level: "pieces" | "none" };
 
@@ -253,27 +278,27 @@ export type Verified =
 export interface TaskReport {
   /** ID of the task. */
   readonly taskId: string;
-  /** Bytes of the requested range. */
+  /** Number of bytes in the requested range. */
   readonly bytes: number;
-  /** Pieces of the requested range. */
+  /** Number of pieces that overlap the requested range. */
   readonly pieces: number;
-  /** Bytes that an earlier download left in the sink and that were verified. */
+  /** Number of bytes in verified pieces that an earlier download stored in the sink. */
   readonly resumedBytes: number;
-  /** Pieces that an earlier download left in the sink and that were verified. */
+  /** Number of verified pieces that an earlier download stored in the sink. */
   readonly resumedPieces: number;
   /** Strength of the verification. */
   readonly verified: Verified;
   /** Duration of the download in ms. */
   readonly duration: number;
-  /** Statistics per parent. */
+  /** Statistics of each parent. */
   readonly parents: readonly ParentProgress[];
 }
 
-/** Event of a download. */
+/** Event of a download, see {@link TaskOptions.onEvent}. */
 export type TaskEvent =
   /**
-   * The lengths are known and the sink is open. `resumedPieces` pieces of an earlier download are
-   * about to be verified.
+   * The lengths of the task are known and the sink is open. Next, the `resumedPieces` pieces of an
+   * earlier download are verified.
    */
   | {
       readonly type: "started";
@@ -281,18 +306,24 @@ export type TaskEvent =
       readonly totalPieces: number;
       readonly resumedPieces: number;
     }
-  /** A piece is verified and stored. `parent` is undefined for a piece of an earlier download. */
+  /** A piece is verified and stored. For a piece of an earlier download, `parent` is undefined. */
   | {
       readonly type: "piece";
       readonly number: number;
       readonly bytes: number;
       readonly parent: string | undefined;
     }
-  /** A piece of an earlier download failed verification, and is fetched again. */
+  /** A piece of an earlier download failed verification, and will be fetched again. */
   | { readonly type: "piece-damaged"; readonly number: number }
-  /** A stalled or slow piece was also requested from a second parent, as a hedged attempt. */
+  /**
+   * A piece was also requested from a second parent, `parent`, since its first attempt has stalled
+   * or is slow.
+   */
   | { readonly type: "race"; readonly number: number; readonly parent: string }
-  /** An attempt to fetch a piece failed. */
+  /**
+   * An attempt to fetch a piece from a parent failed. The field `protocol` is present if several
+   * protocols are used with the parent.
+   */
   | {
       readonly type: "piece-failed";
       readonly number: number;
@@ -300,7 +331,7 @@ export type TaskEvent =
       readonly error: VortexError;
       readonly protocol?: Protocol;
     }
-  /** A parent is no longer used over this protocol; it is still used over others. */
+  /** A parent is no longer used over one of its protocols. It is still used over others. */
   | {
       readonly type: "protocol-left-out";
       readonly parent: string;
@@ -308,19 +339,23 @@ export type TaskEvent =
       readonly reasons: readonly VortexError[];
     }
   /**
-   * Pieces are fetched again from `parents`, since the content had the wrong digest, or some pieces
-   * were unavailable. Only for a task whose digest is known.
+   * A new round of requests began, because the content had the wrong digest or some pieces were
+   * unavailable. Missing and dropped pieces are fetched from `parents`. This event occurs only if
+   * the digest of the whole content is known.
    */
   | {
       readonly type: "started-over";
       readonly parents: readonly string[];
       readonly error: VortexError;
     }
-  /** A parent is no longer used, or only retried occasionally. */
+  /** A parent is no longer used in this round, or is retried only occasionally. */
   | {
       readonly type: "parent-left-out";
       readonly parent: string;
       readonly reasons: readonly VortexError[];
     }
-  /** A left-out parent delivered again, over `protocol` if it has several. */
+  /**
+   * A parent that was left out delivered or announced a piece again. The field `protocol` is
+   * present if several protocols are used with the parent.
+   */
   | { readonly type: "parent-back"; readonly parent: string; readonly protocol?: Protocol };
