@@ -1,13 +1,14 @@
 import type { SinkPiece } from "./sink.ts";
 
 /**
- * Maximum number of stored pieces that one search for a piece to compare examines. A task may have
- * a million pieces.
+ * Maximum number of pieces in the sink that are examined to find one piece to compare with a
+ * parent. A limit is necessary since a task may have a million pieces.
  */
 const MAX_SCANNED_PIECES = 256;
 /**
- * Factor that limits how many more pieces one parent announces to confirm those of other sources.
- * The limit is this factor times the maximum number of pieces of its first comparison.
+ * Limits how many pieces one parent is asked to confirm for sources that can no longer be asked.
+ * The limit is this factor times the maximum number of pieces in the first comparison with a
+ * parent.
  */
 const CONFIRMATIONS = 8;
 
@@ -26,14 +27,14 @@ export function earlierSource(parent: string | undefined): string {
 }
 
 /**
- * Returns true if `source` is a name made by {@link earlierSource}. For a parent of the current
- * download it returns false: such a source is named by its address, `host:port`.
+ * Returns true if `source` is a name made by {@link earlierSource}. Returns false if it is the name
+ * of a parent of the current download, such as `10.0.0.7:4005`.
  */
 export function isEarlierSource(source: string): boolean {
   return source.startsWith(EARLIER);
 }
 
-/** Piece whose verified bytes are in the sink. */
+/** Piece in the sink, with the source that it came from. */
 export interface HeldPiece {
   /** Number and digests of the piece. */
   readonly piece: SinkPiece;
@@ -44,14 +45,14 @@ export interface HeldPiece {
   readonly source: string;
   /**
    * Sequence number of the announcement of the piece by its source. Pieces of an earlier download
-   * have negative numbers, in the order in which they were committed.
+   * have negative numbers, in the order in which that download committed them.
    */
   readonly sequence: number;
 }
 
 /**
- * Statement that a source has a piece with a certain digest. A source is a parent, or the pieces
- * that an earlier download stored.
+ * Digest that a source has announced for a piece. A source is a parent, or the pieces that an
+ * earlier download stored.
  */
 export interface Claim {
   /** Number of the piece. */
@@ -63,89 +64,106 @@ export interface Claim {
 }
 
 /**
- * Pieces that one parent is asked to announce again. Its answer agrees with a claim if the
- * announced digest of the piece equals the digest of the claim.
+ * Comparison request: asks one parent for pieces whose digests are already known, to compare the
+ * digests that the parent announces with the known ones.
  */
 export interface Question {
-  /** Name of the parent that is asked. */
+  /** Name of the parent that receives the request. */
   readonly parent: string;
-  /** Claims that the announcements of the parent are compared with. */
+  /**
+   * Pieces to request, with the digests that the announcements of the parent are compared with.
+   */
   readonly claims: readonly Claim[];
-  /** Sequence number of the question. */
+  /** Sequence number of the comparison request. */
   readonly sequence: number;
 }
 
 /**
- * Range of sequence numbers, `from` and `until` included. Empty if `until` is less than `from`.
+ * Range of sequence numbers from `from` to `until`, both included. Empty if `until` is less than
+ * `from`.
  */
 interface Interval {
   readonly from: number;
   readonly until: number;
 }
 
-/** Comparison state of one source: a parent, or the pieces of an earlier download. */
+/**
+ * State of one source in the comparison of contents. A source is a parent, or the pieces that an
+ * earlier download stored.
+ */
 interface SourceState {
   /**
-   * Name of the group of sources that are known to have the same content. Sources with the same
-   * content have the same group.
+   * Name of a group of sources. All sources that are known to have the same content are in the same
+   * group.
    */
   group: string;
   /** Number of pieces of this source in the sink. */
   count: number;
   /**
-   * Piece in the sink that this source announced first; undefined if the sink has no piece of it.
+   * Piece in the sink that this source announced before its other pieces; undefined if no piece in
+   * the sink is from this source.
    */
   oldest: HeldPiece | undefined;
   /**
-   * Piece in the sink that this source announced last; undefined if the sink has no piece of it.
+   * Piece in the sink that this source announced after its other pieces; undefined if no piece in
+   * the sink is from this source.
    */
   newest: HeldPiece | undefined;
   /** Number of announcements by this source. */
   announcements: number;
-  /** Sequence number of the latest announcement; 0 before the first. */
+  /** Sequence number of the latest announcement by this source; 0 before the first. */
   latestAt: number;
-  /** Announcement whose request was sent first; undefined before any announcement. */
+  /**
+   * Announced piece and digest whose request was sent before all other requests to this source;
+   * undefined before any announcement.
+   */
   first: Claim | undefined;
-  /** Sequence number of the request for the announcement `first`. */
+  /** Sequence number of the request for the piece `first`. */
   firstAt: number;
   /**
-   * Sequence number of the latest question to which the parent announced `first` with an unchanged
-   * digest. Negative infinity before such an answer.
+   * Sequence number of the latest comparison request that asked for the piece `first` and got the
+   * same digest again. Negative infinity before such a response.
    */
   steadyUntil: number;
   /**
-   * Interval between the first and last moment at which this source is known to have the content of
+   * Interval from the first to the last moment at which this source is known to have the content of
    * its group; undefined if unknown.
    *
-   * Two events show such a moment. This parent announces a piece of another source with the same
-   * digest, or another parent announces a piece of this source with the same digest.
+   * Two kinds of responses to a comparison request show such a moment. Either this parent announces
+   * a piece of another source with the same digest. Or another parent announces a piece of this
+   * source with the same digest.
    */
   agreed: Interval | undefined;
-  /** True if pieces of this source may be committed without another comparison. */
+  /**
+   * True if pieces of this source may be committed without a further comparison with other sources.
+   */
   isCompared: boolean;
   /**
-   * Numbers of the pieces of other sources that this parent was asked to announce, whatever it
-   * answered.
+   * Numbers of the pieces of other sources that comparison requests asked this parent for, whatever
+   * the response.
    */
   readonly asked: Set<number>;
-  /** True while a question to this parent is unanswered. */
+  /** True while a comparison request to this parent has no response. */
   hasOpenQuestion: boolean;
-  /** True after a question to this parent failed, until its next piece waits to be committed. */
+  /**
+   * True after a comparison request to this parent failed, until its next piece waits to be
+   * committed.
+   */
   questionFailed: boolean;
 }
 
 /**
  * Tracks which sources of a task have the same content. A source is a parent, or the pieces that an
- * earlier download stored. This is a state machine without I/O: the caller sends the questions to
- * the parents and reports the answers.
+ * earlier download stored. This is a state machine without I/O: the caller sends the comparison
+ * requests to the parents and reports the responses.
  *
- * A question asks a parent to announce pieces that are already in the sink. Equal digests show that
- * the parent has the same content as the source of those pieces.
+ * A comparison request (type {@link Question}) asks a parent for pieces that are already in the
+ * sink. Equal digests show that the parent has the same content as the sources of these pieces.
  *
- * The source of the first committed piece is the reference. Each other parent is first asked about
- * up to three pieces of other sources: the oldest, the newest and a random one.
+ * The source of the first committed piece is the reference. The first comparison with each other
+ * parent uses up to three pieces of other sources: the oldest, the newest and a random one.
  *
- * An answer shows the content of the parent at that moment only. A parent may change its content
+ * A response shows the content of the parent at that moment only. A parent may change its content
  * between two announcements, but most parents change it at most once. So each parent is asked again
  * for the piece that it announced first, after its last piece and after the comparison. An
  * unchanged digest then shows that its content did not change in between.
@@ -153,14 +171,11 @@ interface SourceState {
  * If a source can no longer be asked, another parent must confirm the oldest and the newest piece
  * of that source.
  *
- * Requests, announcements, questions and answers are ordered by sequence numbers. Timestamps cannot
- * order them, since several may have the same millisecond.
+ * Requests, announcements and responses are ordered by sequence numbers. Timestamps cannot order
+ * them, since several may have the same millisecond.
  */
 export class Agreement {
-  /**
-   * Maximum number of pieces of other sources that one parent is asked about in its first
-   * comparison.
-   */
+  /** Maximum number of pieces of other sources in the first comparison with a parent. */
   readonly #maxQuestions: number;
   /** Returns a random number from 0 to 1. */
   readonly #random: () => number;
@@ -168,14 +183,14 @@ export class Agreement {
   readonly #held = new Map<number, HeldPiece>();
   /** Numbers of the pieces in the sink, in the order in which they were committed. */
   readonly #order: number[] = [];
-  /** States of all sources, by name. */
+  /** State of each source, by name. */
   readonly #sources = new Map<string, SourceState>();
-  /** Sequence number of the latest event. */
+  /** Latest sequence number that was assigned. */
   #sequence = 0;
 
   /**
-   * @param maxQuestions maximum number of pieces of other sources that one parent is asked about in
-   * its first comparison
+   * @param maxQuestions maximum number of pieces of other sources in the first comparison with a
+   * parent
    * @param random returns a random number from 0 to 1
    */
   constructor(maxQuestions: number, random: () => number) {
@@ -199,8 +214,8 @@ export class Agreement {
   }
 
   /**
-   * Records that a piece is requested from a parent. Returns the sequence number of the request, a
-   * parameter of {@link announced}.
+   * Records that a piece is requested from a parent. Returns the sequence number of the request,
+   * which {@link announced} needs.
    */
   requested(): number {
     return ++this.#sequence;
@@ -210,7 +225,7 @@ export class Agreement {
    * Records that a parent announced a piece with its digest. Returns the sequence number of the
    * announcement.
    *
-   * @param requestedAt sequence number of the request for the piece; default: a new one
+   * @param requestedAt sequence number of the request for the piece; default: a new number
    */
   announced(
     parent: string,
@@ -248,7 +263,7 @@ export class Agreement {
     this.#order.push(piece.number);
   }
 
-  /** Keeps only the pieces `kept` and deletes the results of all comparisons. */
+  /** Keeps only the pieces in `kept`, and deletes the results of all comparisons. */
   restart(kept: readonly HeldPiece[]): void {
     this.#held.clear();
     this.#order.length = 0;
@@ -270,19 +285,19 @@ export class Agreement {
   }
 
   /**
-   * Allows another question to `parent` after a failed one, since a piece of `parent` waits to be
-   * committed.
+   * Allows another comparison request to `parent` after a failed request. Called when a piece of
+   * `parent` waits to be committed.
    */
   clearFailure(parent: string): void {
     this.#stateOf(parent).questionFailed = false;
   }
 
   /**
-   * Returns the next question to `parent`, or undefined if there is no question to send now or one
-   * is unanswered.
+   * Returns the next comparison request to `parent`. Returns undefined if none is necessary now, or
+   * if the previous one has no response.
    *
-   * The first question precedes the first commit of `parent`. Another one follows later, if the
-   * sink had fewer pieces of other sources than the limit at that time.
+   * The first comparison request precedes the first commit of a piece of `parent`. A second one
+   * follows later if the sink had too few pieces of other sources for the first.
    *
    * @param mayHave returns true if `parent` may have the piece with this number
    */
@@ -305,16 +320,15 @@ export class Agreement {
   }
 
   /**
-   * Returns a question to `parent` while no request to it is in flight, or undefined if no question
-   * is needed. The answer shows whether the content of `parent` has changed since its first
-   * announcement.
+   * Returns a comparison request to a parent without other requests in flight, or undefined if none
+   * is necessary. It asks again for the first piece that `parent` announced, to check that its
+   * content has not changed since.
    *
-   * If `isComplete` is true, the question may instead compare `parent` with other sources for the
-   * first time, or confirm pieces of unavailable sources.
+   * If `isComplete` is true, the request may instead compare `parent` with other sources, or
+   * confirm pieces of sources that can no longer be asked.
    *
    * @param mayHave returns true if `parent` may have the piece with this number
-   * @param isUnavailable returns true if a parent can no longer be asked, so that another parent
-   * must confirm its pieces
+   * @param isUnavailable returns true if a parent can no longer be asked
    * @param isComplete true if all requested pieces are in the sink; false while announced pieces
    * may still be in flight
    */
@@ -342,17 +356,18 @@ export class Agreement {
   }
 
   /**
-   * Records that a question was sent. Its parent receives no further question before the answer.
+   * Records that a comparison request was sent. Its parent receives no further comparison request
+   * before the response.
    */
   asked({ parent }: Question): void {
     this.#stateOf(parent).hasOpenQuestion = true;
   }
 
   /**
-   * Records the answer to a question.
+   * Records the response to a comparison request.
    *
-   * @param same claims that the parent announced with the same digest; the parent could not confirm
-   * or contradict the other claims
+   * @param same claims whose digest the parent announced; the parent could not announce a
+   * comparable digest for the other claims
    */
   answered({ parent, claims, sequence }: Question, same: readonly Claim[]): void {
     const state = this.#stateOf(parent);
@@ -365,7 +380,7 @@ export class Agreement {
         continue;
       }
       state.isCompared = true;
-      // The parent had this content at some moment between the question and the answer.
+      // The parent had this content at some moment between the comparison request and the response.
       agree(state, { from: answeredAt, until: sequence });
       const other = this.#stateOf(source);
       const held = this.#held.get(number);
@@ -378,8 +393,8 @@ export class Agreement {
   }
 
   /**
-   * Records that a question failed or that its answer contradicted a claim. The parent receives no
-   * further question until {@link clearFailure}.
+   * Records that a comparison request failed, or that a digest in the response was different. The
+   * parent receives no further comparison request until {@link clearFailure}.
    */
   failed({ parent }: Question): void {
     const state = this.#stateOf(parent);
@@ -388,8 +403,8 @@ export class Agreement {
   }
 
   /**
-   * True if all sources of the pieces in the sink have the same content. This must be known for the
-   * time from the oldest to the newest piece of each source.
+   * True if all sources of the pieces in the sink are known to have the same content. For each
+   * source, this covers at least the time from its oldest to its newest piece.
    */
   get complete(): boolean {
     const contributors = [...this.#sources].filter(([, { count }]) => count > 0);
@@ -398,7 +413,8 @@ export class Agreement {
   }
 
   /**
-   * True if any source of an earlier download is not confirmed to have a single, compared content.
+   * True if pieces of an earlier download may be of another content than the pieces of this
+   * download.
    */
   get #hasUnconfirmedEarlier(): boolean {
     return [...this.#sources].some(
@@ -407,8 +423,9 @@ export class Agreement {
   }
 
   /**
-   * Returns claims about pieces of sources that are not known to have the same content as `parent`.
-   * Empty if all sources of pieces in the sink are in the group of `parent`.
+   * Returns pieces and digests to compare with `parent`, of sources that are not known to have the
+   * same content as `parent`. Returns none if all sources of the pieces in the sink have the same
+   * content as `parent`.
    *
    * @param mayHave returns true if `parent` may have the piece with this number
    */
@@ -423,9 +440,10 @@ export class Agreement {
   }
 
   /**
-   * Returns claims that `parent` can confirm for sources that cannot be asked themselves. Such
-   * sources are the parents of an earlier download, unavailable parents, and parents whose last
-   * question failed. The claims are about the oldest and newest piece of such a source.
+   * Returns pieces and digests to compare with `parent`, of sources that cannot be asked
+   * themselves. Such sources are parents of an earlier download, unavailable parents, and parents
+   * whose last comparison failed. The returned pieces are the oldest and newest piece of each such
+   * source.
    *
    * @param mayHave returns true if `parent` may have the piece with this number
    * @param isUnavailable returns true if a parent can no longer be asked
@@ -451,12 +469,12 @@ export class Agreement {
   }
 
   /**
-   * Returns claims about the oldest, the newest and a random piece in the sink. Each piece must be
-   * accepted by `fits` and `mayHave`, and must not be in `asked`. Returns none if `asked` already
-   * has the maximum number of pieces.
+   * Returns the oldest, the newest and a random piece in the sink with their digests, to compare
+   * them with a parent. Considers only pieces that `fits` and `mayHave` accept and that are not in
+   * `asked`. Returns none if `asked` already has the maximum number of pieces.
    *
-   * @param mayHave returns true if the parent to ask may have the piece with this number
-   * @param asked numbers of the pieces that the parent was already asked about
+   * @param mayHave returns true if the parent may have the piece with this number
+   * @param asked numbers of the pieces that the parent was already asked for
    * @param fits returns true for a piece that should be compared
    */
   #claims(
@@ -492,7 +510,8 @@ export class Agreement {
   }
 
   /**
-   * Returns the claims of the sources of these pieces, without pieces that are not in the sink.
+   * Returns the digests and sources of the pieces with these numbers. Pieces that are not in the
+   * sink are omitted.
    */
   #claimsFor(numbers: readonly number[]): readonly Claim[] {
     return numbers.flatMap((number) => {
@@ -501,18 +520,20 @@ export class Agreement {
     });
   }
 
-  /** Returns a question with a new sequence number, or undefined if `claims` is empty. */
+  /**
+   * Returns a comparison request with a new sequence number, or undefined if `claims` is empty.
+   */
   #questionFor(parent: string, claims: readonly Claim[]): Question | undefined {
     if (claims.length === 0) return undefined;
     return { parent, claims, sequence: ++this.#sequence };
   }
 
-  /** Moves all sources of the group `other` to the group `one`. */
+  /** Moves all sources in the group `other` to the group `one`. */
   #mergeGroups(one: string, other: string): void {
     for (const state of this.#sources.values()) if (state.group === other) state.group = one;
   }
 
-  /** Returns the state of a source. Creates it if the source is new. */
+  /** Returns the state of a source. Creates the state if the source is new. */
   #stateOf(source: string): SourceState {
     let state = this.#sources.get(source);
     if (state === undefined) {
@@ -538,10 +559,7 @@ export class Agreement {
   }
 }
 
-/**
- * Extends the interval in which a source is known to have the content of its group, so that it
- * includes the given interval.
- */
+/** Records that a source had the content of its group in the given interval. */
 function agree(state: SourceState, { from, until }: Interval): void {
   const { agreed } = state;
   state.agreed = {
@@ -551,9 +569,9 @@ function agree(state: SourceState, { from, until }: Interval): void {
 }
 
 /**
- * Returns the interval in which a parent did not change its content, whichever content that is.
- * Empty without an announcement. After one announcement, the interval is from the request to the
- * announcement.
+ * Returns the interval in which a parent is known not to have changed its content, whichever
+ * content that is. Returns an empty interval if the parent has announced nothing. After a single
+ * announcement, the interval reaches from its request to the announcement.
  */
 function steadyInterval({
   announcements,

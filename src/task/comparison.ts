@@ -12,7 +12,7 @@ import type { SinkPiece, SinkSession } from "./sink.ts";
 export interface ComparisonContext {
   /** Layout of the task. */
   readonly layout: TaskLayout;
-  /** Session that the pieces are stored in. */
+  /** Session of the sink that the pieces are stored in. */
   readonly session: SinkSession;
   /** Creates hash functions. */
   readonly hashers: HasherFactory;
@@ -39,14 +39,15 @@ export interface ComparisonContext {
   readonly signal: AbortSignal;
   /**
    * Requests a piece from a parent to read its announced digest. The parameter `last` is true for
-   * the final question to the parent: the end of the whole download waits for the answer.
+   * the final comparison request to the parent: the end of the whole download waits for the
+   * response.
    */
   readonly ask: (parent: string, number: number, last: boolean) => Promise<Piece>;
   /** Returns true if a parent can no longer be asked to announce a piece. */
   readonly isUnavailable: (parent: string) => boolean;
   /**
-   * Returns true if a parent may have a piece. If `last` is true, it also returns true for a parent
-   * that may still announce the piece.
+   * Returns true if a parent may have a piece. If `last` is true, this includes a parent that may
+   * still announce the piece.
    */
   readonly mayHave: (parent: string, number: number, last: boolean) => boolean;
   /**
@@ -57,7 +58,8 @@ export interface ComparisonContext {
   /** Releases a concurrent request that `takeSlot` reserved. */
   readonly releaseSlot: (parent: string) => void;
   /**
-   * Called when the state has changed, so that the next step may send a question or commit a piece.
+   * Called when the state has changed, so that the next step may send a comparison request or
+   * commit a piece.
    */
   readonly onChange: () => void;
   /**
@@ -66,7 +68,7 @@ export interface ComparisonContext {
   readonly onDisagreement: (parent: string, error: VortexError) => void;
 }
 
-/** Attempt with a verified piece that waits until the parent of the piece has been compared. */
+/** Attempt with a verified piece that is not committed before the comparison with its parent. */
 interface Waiter {
   /** Name of the parent. */
   readonly parent: string;
@@ -77,14 +79,14 @@ interface Waiter {
 }
 
 /**
- * Maximum number of pieces that one parent is asked to announce for its first comparison, if the
- * content of a piece can be cancelled unread.
+ * Maximum number of pieces that one parent is asked for in its first comparison, if the content of
+ * a piece can be cancelled unread.
  */
 const MAX_COMPARED_PIECES = 3;
 
 /**
  * Compares the content of the parents with each other, and with the pieces of an earlier download.
- * This prevents that the downloaded content mixes two versions of the task.
+ * So the downloaded content does not mix two versions of the task.
  *
  * SyncPieces announces no digests. So this class requests pieces from each parent that are already
  * in the sink. It compares the announced digests, and cancels the content unread.
@@ -101,15 +103,15 @@ export class Comparison {
   readonly #waiters = new Set<Waiter>();
   /** Number of attempts per parent whose piece was requested but not announced yet. */
   readonly #pendingAnnouncements = new Map<string, number>();
-  /** Promises of the unanswered questions. */
+  /** Promises of the comparison requests without a response. */
   readonly #running = new Set<Promise<void>>();
   /**
    * True if the caller gave a digest for every requested piece. No comparison is necessary then.
    */
   readonly #allDigestsGiven: boolean;
   /**
-   * Number of calls of `restart`. An answer is ignored if this number has changed since its
-   * question.
+   * Number of calls of `restart`. A response to a comparison request is ignored if this number has
+   * changed since the request.
    */
   #epoch = 0;
   /**
@@ -206,11 +208,11 @@ export class Comparison {
   }
 
   /**
-   * Sends the questions that are due to the parents. Does nothing during the verification of
-   * resumed pieces that parents are compared with, or if the caller gave all digests.
+   * Sends the comparison requests that are due to the parents. Sends none if the caller gave all
+   * digests, or during the verification of resumed pieces that parents are compared with.
    *
    * @param allInFlight true if all remaining pieces are in flight, so that a parent may get its
-   * final question
+   * final comparison request
    */
   step(allInFlight: boolean): void {
     const { parents, isVerifyingResumed } = this.#context;
@@ -224,9 +226,9 @@ export class Comparison {
   }
 
   /**
-   * Sends the final questions to the parents, once all requested pieces are in the sink. Returns
-   * true if no final question is due or unanswered. Must be called again after each answer until it
-   * returns true.
+   * Sends the final comparison requests to the parents, once all requested pieces are in the sink.
+   * Returns true if all of them have a response and no other one is due. Must be called again after
+   * each response until it returns true.
    *
    * Sends none if the caller gave the digests of all requested pieces, or if the digest of the
    * whole content is known.
@@ -238,8 +240,8 @@ export class Comparison {
   }
 
   /**
-   * Keeps only the pieces of the given sources, and compares these sources again. Returns the
-   * pieces that it keeps.
+   * Keeps only the pieces of the given sources, and compares these sources again. Returns the kept
+   * pieces.
    */
   restart(sources: ReadonlySet<string>): readonly SinkPiece[] {
     this.#epoch++;
@@ -249,7 +251,10 @@ export class Comparison {
     return kept.map(({ piece }) => piece);
   }
 
-  /** Returns true if a piece of `parent` may be committed now. */
+  /**
+   * Returns true if a piece of `parent` may be committed now. This requires that the sink is empty,
+   * or that the content of `parent` was compared with the pieces in the sink.
+   */
   #mayCommit(parent: string): boolean {
     if (this.#allDigestsGiven) return true;
     if (this.#context.isVerifyingResumed()) return false;
@@ -282,15 +287,15 @@ export class Comparison {
   }
 
   /**
-   * Returns a predicate that is true for the numbers of the pieces that `parent` may have. For
-   * `last`, see {@link ComparisonContext.mayHave}.
+   * Returns a function that returns true for the number of a piece that `parent` may have. The
+   * parameter `last` is that of {@link ComparisonContext.mayHave}.
    */
   #mayHave(parent: string, last = false): (number: number) => boolean {
     return (number) => this.#context.mayHave(parent, number, last);
   }
 
   /**
-   * Sends the final question to `parent`. Returns false if no final question is needed or possible
+   * Sends the final comparison request to `parent`. Returns false if none is necessary or possible
    * now.
    *
    * @param isComplete true if all requested pieces are in the sink
@@ -310,8 +315,8 @@ export class Comparison {
   }
 
   /**
-   * Sends those requests of a question for which the limit of concurrent requests to the parent
-   * allows it. Sends nothing, and leaves the question unsent, if it allows none.
+   * Sends a comparison request, as far as the limit of concurrent requests to the parent allows.
+   * Pieces beyond the limit are omitted.
    */
   #begin(question: Question, last: boolean): void {
     const { parent } = question;
@@ -327,8 +332,8 @@ export class Comparison {
   }
 
   /**
-   * Sends the requests of a question and evaluates the answers together. Afterwards either all
-   * claims are recorded as answered, or the question is recorded as failed.
+   * Sends the piece requests of a comparison request and evaluates the responses together. The
+   * comparison fails if any digest differs or any request fails.
    */
   async #ask(question: Question, last: boolean): Promise<void> {
     const { parent, claims } = question;
@@ -359,8 +364,8 @@ export class Comparison {
   }
 
   /**
-   * Compares a claim with the announcement of a parent. Resolves with true if both digests match,
-   * or with a `DigestMismatch` error if they differ.
+   * Requests a piece from a parent and compares the announced digest with that of the claim.
+   * Resolves with true if the digests are equal, or with a `DigestMismatch` error if they differ.
    *
    * Resolves with false if they cannot be compared: the parent does not have the piece, or uses
    * another digest algorithm. Rejects if the request fails for another reason.
@@ -389,11 +394,11 @@ export class Comparison {
   }
 
   /**
-   * Returns the digest of the claimed content by `algorithm`. If the claim has a digest by another
+   * Returns the digest of the claimed piece by `algorithm`. If the claim has a digest by another
    * algorithm, the bytes in the sink are hashed.
    *
-   * Returns undefined if those bytes are not the content of the claim or not a whole piece, or if
-   * they cannot be read.
+   * Returns undefined if the sink does not have the whole piece or cannot read it. Also returns
+   * undefined if the claim is an announcement of `parent` itself.
    */
   async #digestOf(
     claim: Claim,
@@ -413,7 +418,8 @@ export class Comparison {
 }
 
 /**
- * Returns the error message for a parent that announced a different digest than that of a claim.
+ * Returns the error message for a parent that announced the digest `found` instead of the digest
+ * `expected`.
  */
 function disagreementMessage(
   parent: string,

@@ -12,38 +12,42 @@ const READ_BYTES = 1024 * 1024;
 export interface ContiguousHasherOptions {
   /** Layout of the task. */
   readonly layout: TaskLayout;
-  /** Session that the pieces are committed to and read from. */
+  /** Session of the sink that contains the committed pieces. */
   readonly session: SinkSession;
   /** Creates the hash function for the algorithm of `digest`. */
   readonly hashers: HasherFactory;
   /** Expected digest of the whole content; undefined if unknown, so that no content is hashed. */
   readonly digest: Digest | undefined;
-  /** Called after each piece that was added to the contiguous prefix. */
+  /** Called after each piece that was added to the contiguous prefix of hashed pieces. */
   readonly onAdvance: () => void;
   /** Called when the sink fails. No further piece is hashed afterwards. */
   readonly onFailure: (error: unknown) => void;
 }
 
 /**
- * Hashes the committed pieces of a task in ascending order. Calls `advance` of the sink session
- * with the end of the contiguous prefix of committed pieces.
+ * Hashes the committed pieces of a task in ascending order, without gaps. The hashed pieces are a
+ * prefix of the requested content. Reports the end of the prefix to the sink session by `advance`.
  *
  * Pieces are hashed after verification, so their bytes are read back from the sink. A memory sink
  * returns them from memory; a file sink mostly from the page cache, since they were written
- * recently. For CRC-32, no bytes are read, since the CRC-32 of the prefix is combined from those of
- * the pieces.
+ * recently. For CRC-32, no bytes are read: the CRC-32 of the prefix is combined from the CRC-32 of
+ * each piece.
  */
 export class ContiguousHasher {
   readonly #options: ContiguousHasherOptions;
   /**
-   * Hash of the contiguous prefix; undefined if the algorithm is CRC-32 or no digest is expected.
+   * Hash of the prefix of the content; undefined if the algorithm is CRC-32 or no digest is
+   * expected.
    */
   readonly #hasher: Hasher | undefined;
-  /** CRC-32 by piece number, for committed pieces that are not in the contiguous prefix yet. */
+  /**
+   * CRC-32 by piece number, for committed pieces that are not hashed yet because an earlier piece
+   * is missing.
+   */
   readonly #pending = new Map<number, number>();
-  /** CRC-32 of the contiguous prefix. */
+  /** CRC-32 of the prefix of the content. */
   #crc32 = 0;
-  /** Number of the first piece that is not in the contiguous prefix yet. */
+  /** Number of the first piece that is not hashed yet. */
   #next: number;
   /** Promise of the hashing in progress; undefined while the next piece is not committed. */
   #advancing: Promise<void> | undefined;
@@ -60,14 +64,15 @@ export class ContiguousHasher {
       digest === undefined || digest.algorithm === "crc32" ? undefined : hashers(digest.algorithm);
   }
 
-  /** Number of the first piece that is not in the contiguous prefix yet. */
+  /** Number of the first piece that is not hashed yet. */
   get next(): number {
     return this.#next;
   }
 
   /**
-   * Records a committed piece with the CRC-32 of its requested part. Extends the contiguous prefix
-   * in the background if this is the next piece.
+   * Records a committed piece. Starts hashing in the background if all earlier pieces are hashed.
+   *
+   * @param crc32 CRC-32 of the requested part of the piece
    */
   add(number: number, crc32: number): void {
     this.#pending.set(number, crc32);

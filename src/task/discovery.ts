@@ -2,7 +2,7 @@ import type { PieceKind } from "../piece.ts";
 
 /** Lengths of a task and its division into pieces, as reported by a parent. */
 export interface TaskOutline {
-  /** Length of the task in bytes. */
+  /** Length of the content of the task in bytes. */
   readonly contentLength: number;
   /** Length of every piece except the last, in bytes. */
   readonly pieceLength: number;
@@ -35,9 +35,9 @@ export interface PieceLocation {
 }
 
 /**
- * Requests from parents the lengths of a task and the list of their pieces. The implementation in
- * this package uses the Dragonfly gRPC API. A download needs no directory if the caller gives the
- * lengths.
+ * Requests the lengths of a task and the list of available pieces from parents. The implementation
+ * in this package uses the Dragonfly gRPC API. A download needs no directory if the caller gives
+ * the lengths.
  *
  * The parameter `addr` is the address of the parent's Dragonfly gRPC API, `host:port`.
  * Implementations must validate the form of responses: numbers are unsigned integers within their

@@ -42,8 +42,8 @@ import { TransferStats } from "./transfer-stats.ts";
  */
 const MAX_IN_FLIGHT_MESSAGE_BYTES = 16 * 1024 * 1024;
 /**
- * Timeout in ms for content of a piece that the download does not read: 30 days. The value is high
- * since a local rate limit or a slow sink may delay reads for any time. The download itself cancels
+ * Maximum time in ms between two reads of the content of a piece: 30 days. The value is high since
+ * a local rate limit or a slow sink may delay reads for any time. The download itself cancels
  * pieces that it no longer needs.
  */
 const UNREAD_TIMEOUT_MS = 30 * 24 * 3600 * 1000;
@@ -62,7 +62,7 @@ interface OpenDownload {
   readonly layout: TaskLayout;
   /** Digest of the whole content, from the caller or the parents; undefined if unknown. */
   readonly digest: Digest | undefined;
-  /** Session of the sink. */
+  /** Session of the sink that the pieces are written to. */
   readonly session: SinkSession;
   /** Decides which piece is requested from which parent, and when. */
   readonly scheduler: Scheduler;
@@ -72,7 +72,7 @@ interface OpenDownload {
   readonly pieceWindow: PieceWindow | undefined;
   /** Compares the content of the parents with each other. */
   readonly comparison: Comparison;
-  /** Hasher of the current round. Each round hashes the content from its first byte. */
+  /** Hashes the content of the current round, starting at its first byte. */
   readonly hasher: ContiguousHasher;
 }
 
@@ -89,13 +89,13 @@ type ResolvedOptions = TaskDownloadOptions &
  *   of pieces.
  * - {@link Scheduler} decides which piece is requested from which parent, and when.
  * - {@link PieceTransfers} transfers the pieces, verifies them and writes them to the sink.
- * - {@link Comparison} prevents that pieces of parents with different contents are mixed.
+ * - {@link Comparison} compares parents with each other, so that different contents are not mixed.
  * - {@link ContiguousHasher} hashes the whole content.
  * - {@link RoundPlanner} selects other parents after a round whose content had the wrong digest.
  *
  * The method `#run` runs all phases of a download: request the layout, open the sink, transfer all
- * pieces in one or more rounds, and report. A round is one pass over all requested pieces with a
- * fixed set of parents.
+ * pieces in one or more rounds, and report. A round is one pass over all requested pieces with one
+ * set of parents.
  *
  * After a failed round, the next round uses other parents, if the digest of the whole content is
  * known. Any other failure ends the download in `#close`.
@@ -135,7 +135,7 @@ export class Download implements TaskDownload {
   /** Promises that must settle before the sink is closed. */
   readonly #background = new Set<Promise<unknown>>();
   /**
-   * Identifies this download in the limit of concurrent requests per parent. Schedules a step when
+   * Represents this download in the limit of concurrent requests per parent. Schedules a step when
    * another request to a parent may be allowed.
    */
   readonly #slotHolder: SlotHolder = { onSlot: () => this.#wake() };
@@ -156,7 +156,7 @@ export class Download implements TaskDownload {
   #isStepScheduled = false;
   /** True between `pause` and `resume`. */
   #isPaused = false;
-  /** True once all pieces of the round are stored, hashed and compared. */
+  /** True once all pieces of the current pass over the pieces are stored, hashed and compared. */
   #isFinishing = false;
   /**
    * True if the committed pieces are known to contain wrong content, so that a failing download
@@ -171,13 +171,13 @@ export class Download implements TaskDownload {
    */
   #isVerifyingResumed = false;
   /**
-   * True from the failure of a round until the start of the next one. No attempt is started
-   * meanwhile.
+   * True from the failure of a round (pass over all pieces) until the next round starts. No attempt
+   * is started meanwhile.
    */
   #isChangingRound = false;
   /**
-   * Ends the current round. The parameter is undefined if all pieces are stored. Otherwise it is
-   * the error that explains why some pieces are unavailable.
+   * Ends the current round, which is one pass over all pieces. The parameter is undefined if all
+   * pieces are stored. Otherwise it is the error that explains why some pieces are unavailable.
    */
   #endRound: (unavailable: VortexError | undefined) => void = () => {};
 
@@ -304,7 +304,8 @@ export class Download implements TaskDownload {
   /**
    * Runs all phases of the download and returns its report.
    *
-   * @param known layout given by the caller; undefined to request it from the parents
+   * @param known layout from the lengths that the caller gave; undefined to request the lengths
+   * from the parents
    * @param digest digest of the whole content given by the caller
    */
   async #run(known: TaskLayout | undefined, digest: Digest | undefined): Promise<TaskReport> {
@@ -513,7 +514,7 @@ export class Download implements TaskDownload {
     });
   }
 
-  /** Creates the hasher for the whole content in one round. */
+  /** Creates the hasher of the content for one round, which is one pass over all pieces. */
   #createHasher(
     layout: TaskLayout,
     session: SinkSession,
@@ -587,8 +588,9 @@ export class Download implements TaskDownload {
   // --- rounds
 
   /**
-   * Begins a round. The promise resolves when the round ends: with undefined if all pieces are
-   * stored, or with the error that explains why some pieces are unavailable.
+   * Begins a round, which is one pass over all pieces. The promise resolves when the round ends:
+   * with undefined if all pieces are stored, or with the error that explains why some pieces are
+   * unavailable.
    */
   #nextRound(): Promise<VortexError | undefined> {
     return new Promise((resolve) => {
@@ -611,8 +613,9 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Starts a round with other parents. Returns false if the digest of the whole content is unknown
-   * or all sets of parents were tried. Also returns false if the sink cannot drop pieces.
+   * Fetches missing and dropped pieces again from other parents, in a new round. Returns false if
+   * the digest of the whole content is unknown or all sets of parents were tried. Also returns
+   * false if the sink cannot drop pieces.
    *
    * @param failure error of the failed round
    * @param isMismatch true if the content of the failed round had the wrong digest
@@ -650,8 +653,8 @@ export class Download implements TaskDownload {
 
   /**
    * Handles a parent whose content contradicts that of other parents. If the digest of the whole
-   * content is known, the parent is excluded from the current round. Otherwise the download fails,
-   * since it is unknown which content is right.
+   * content is known, the parent is excluded from the current pass over the pieces. Otherwise the
+   * download fails, since it is unknown which content is right.
    */
   #onDisagreement(parent: string, error: VortexError): void {
     if (this.#opened === undefined) return;
@@ -715,7 +718,7 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Advances the comparison and the scheduler. Starts the attempts that the scheduler returns, and
+   * Sends due comparison requests to parents, starts the attempts that the scheduler returns, and
    * sets the timer of the next step.
    */
   #step(): void {
@@ -757,7 +760,7 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * True if no attempt may be started: the round is changing, all pieces are stored, or the
+   * True if no attempt may be started: all pieces are stored, the current round has failed, or the
    * download has ended.
    */
   get #isSuspended(): boolean {
@@ -813,8 +816,8 @@ export class Download implements TaskDownload {
    * Requests a piece that is already in the sink from a parent, to compare the announced digest.
    * The maximum silence of the parent is the stall timeout.
    *
-   * For the final question (`last`), the maximum silence is a quarter of that, since the end of the
-   * download waits for the answer. An attempt at a piece is hedged after the same time.
+   * If `last` is true, it is a quarter of the stall timeout, since the end of the download waits
+   * for the response. An attempt at a piece is hedged after the same time.
    */
   #askAboutPiece(
     scheduler: Scheduler,
@@ -829,7 +832,7 @@ export class Download implements TaskDownload {
   }
 
   /**
-   * Returns true if a parent may be asked to announce a piece. For the final question (`last`),
+   * Returns true if a parent may be asked for a piece to compare its digest. If `last` is true,
    * this includes a parent that may still announce the piece.
    */
   #mayAskAbout(scheduler: Scheduler, parent: string, number: number, last: boolean): boolean {
@@ -840,7 +843,7 @@ export class Download implements TaskDownload {
 
   /**
    * Handles a failed attempt. An error that no other parent can avoid ends the download. Any other
-   * error is reported to the scheduler, which may leave the parent out.
+   * error is reported to the scheduler, which may stop using the parent.
    */
   #onAttemptFailed(
     scheduler: Scheduler,
@@ -885,10 +888,7 @@ export class Download implements TaskDownload {
     this.#reportLeftOut(scheduler, route);
   }
 
-  /**
-   * Returns a parent to regular use, as far as its routes were left out because it did not have the
-   * task.
-   */
+  /** Uses a parent regularly again, which was left out because it did not have the task. */
   #restoreParent(parent: string): void {
     const routes =
       this.#opened?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
@@ -955,7 +955,7 @@ export class Download implements TaskDownload {
     return length;
   }
 
-  /** Ends the current round if all pieces are stored, hashed and compared. */
+  /** Ends the current round with success if all pieces are stored, hashed and compared. */
   #finishIfDone(): void {
     const open = this.#opened;
     if (open === undefined || this.#isSuspended) return;

@@ -39,7 +39,8 @@ export class TaskFetcher {
   /**
    * Starts a download of a task to a sink.
    *
-   * @throws `InvalidArgument` if the request or an option is invalid; `Closed` after {@link close}
+   * @throws `InvalidArgument` if the request or an option is invalid; `Closed` if the downloader is
+   * closed
    */
   downloadTask(request: TaskRequest, options: TaskDownloadOptions): TaskDownload {
     if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
@@ -55,7 +56,8 @@ export class TaskFetcher {
   /**
    * Starts a download of a task whose content is read as a stream.
    *
-   * @throws `InvalidArgument` if the request or an option is invalid; `Closed` after {@link close}
+   * @throws `InvalidArgument` if the request or an option is invalid; `Closed` if the downloader is
+   * closed
    */
   streamTask(request: TaskRequest, options: TaskOptions = {}): TaskStream {
     const sink = new StreamSink();

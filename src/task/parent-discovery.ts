@@ -53,13 +53,12 @@ export interface DiscoveryContext {
   /** Called when a parent has announced a piece, or its announcements have ended or broken off. */
   readonly onChange: () => void;
   /**
-   * Time in ms during which the request for the layout is repeated to a parent after temporary
-   * errors.
+   * Maximum time in ms for which a parent is asked again for the layout, after temporary errors.
    */
   readonly patience: number;
   /**
-   * Called when a parent does not have the task (`banned` = false), or has different content than
-   * the other parents (`banned` = true).
+   * Called with `banned` = false if a parent does not have the task, or with `banned` = true if its
+   * content differs from that of other parents.
    */
   readonly onUseless: (parent: string, banned: boolean) => void;
   /** Called when a parent announces a piece again after its announcements failed. */
@@ -67,23 +66,24 @@ export interface DiscoveryContext {
 }
 
 /**
- * Requests the layout of the task from the parents, and receives their announcements of pieces.
+ * Requests the layout of the task (its length and piece length) from the parents, and receives
+ * their announcements of pieces.
  */
 export class ParentDiscovery {
   /** Dependencies and callbacks. */
   readonly #context: DiscoveryContext;
   /**
-   * Promises of the layouts that the parents report, by parent. Empty if the caller gave the
-   * layout.
+   * Promises of the lengths and digest that each parent reports. Empty if the caller gave the
+   * lengths.
    */
   readonly #answers = new Map<Parent, Promise<TaskOutline>>();
   /**
-   * Lengths and digest of the task that the download uses: those of the first valid response.
-   * Undefined if the caller gave the layout.
+   * Lengths and digest of the task in the first valid response, which the download uses. Undefined
+   * if the caller gave the lengths.
    */
   #outline: TaskOutline | undefined;
   /**
-   * Deadline for repeating the request for the layout, in ms on the monotonic clock. Contains only
+   * Deadline for asking a parent again for the layout, in ms on the monotonic clock. Contains only
    * parents whose last response was a temporary error.
    */
   readonly #patienceEndsAt = new Map<Parent, number>();
@@ -99,9 +99,9 @@ export class ParentDiscovery {
   }
 
   /**
-   * Requests the layout from all parents, and returns that of the first valid response. Invalid
-   * responses are ignored. Rejects if all parents fail. Parents with a different layout are left
-   * out later, by {@link follow}.
+   * Requests the layout (length and piece length of the task) from all parents. Returns the layout
+   * and digest in the first valid response, and ignores invalid responses. Rejects if all parents
+   * fail. Parents with a different layout are left out later, by {@link follow}.
    */
   async discover(): Promise<DiscoveredTask> {
     const { request, parents } = this.#context;
@@ -127,8 +127,8 @@ export class ParentDiscovery {
   }
 
   /**
-   * Returns the remaining time in ms for repeating failed requests for the layout. Returns
-   * undefined if no request is pending, or any pending parent has not failed yet.
+   * Returns the maximum remaining time in ms until the request for the layout fails. Returns
+   * undefined if no parent is being asked, or if any asked parent has not failed yet.
    *
    * @param now current time in ms on the monotonic clock
    */
@@ -140,9 +140,9 @@ export class ParentDiscovery {
   }
 
   /**
-   * Requests the layout from a parent. Repeats the request with backoff after temporary errors,
-   * until the patience of the caller has passed or another parent has reported the layout. Rejects
-   * with the last error.
+   * Requests the layout from a parent. After a temporary error, repeats the request with backoff.
+   * Rejects with the last error once the option `patience` has passed or another parent has
+   * reported the layout.
    */
   async #statWithPatience(parent: Parent): Promise<Answer> {
     const { clock, patience, random } = this.#context;
@@ -222,9 +222,9 @@ export class ParentDiscovery {
    * Some parents serve pieces but cannot announce them. A parent with a known address for pieces is
    * assumed to have all pieces in these cases:
    *
-   * - it does not implement the RPC method
-   * - its request for the layout failed
-   * - its stream of announcements failed five times in a row
+   * - The parent does not implement the RPC method.
+   * - The request for the layout failed with a temporary error.
+   * - The stream of announcements failed five times in a row.
    *
    * @param routes one route per protocol of the parent
    */

@@ -32,8 +32,8 @@ export interface TransferContext {
   /** Requests the piece of an attempt from its parent. */
   readonly fetchPiece: (attempt: Attempt, signal: AbortSignal) => Promise<Piece>;
   /**
-   * Called when all bytes of a piece have been received, so that its request no longer counts as
-   * concurrent.
+   * Called when all bytes of a piece have been received, so that the parent may receive another
+   * request.
    */
   readonly onReceived: (attempt: Attempt) => void;
   /** Called for each chunk received from a parent, with its length in bytes and the time in ms. */
@@ -59,7 +59,7 @@ export interface TransferContext {
   readonly onSinkFailure: (error: unknown) => void;
 }
 
-/** Attempt to transfer a piece from one parent, in flight. */
+/** State of an attempt in flight, which transfers a piece from one parent. */
 interface Transfer {
   /** Piece and route of the attempt, as the scheduler chose them. */
   readonly attempt: Attempt;
@@ -70,8 +70,8 @@ interface Transfer {
   /** Number of received bytes of the requested part of the piece. */
   bytes: number;
   /**
-   * True once the scheduler has ended the attempt, because another attempt at the piece succeeded
-   * first or the parent was left out.
+   * True once the scheduler has ended the attempt. Reasons are that another attempt at the piece
+   * succeeded first, or that the parent was left out.
    */
   isEnded: boolean;
 }
@@ -158,8 +158,8 @@ export class PieceTransfers {
   }
 
   /**
-   * Transfers a piece to the sink, verifies it, waits for the comparison of its parent with the
-   * others, and commits it.
+   * Transfers a piece to the sink and verifies it. Waits until its parent was compared with other
+   * parents, and then commits the piece.
    */
   async #transfer(transfer: Transfer, write: AttemptWrite): Promise<void> {
     const { layout, scheduler, hashers, clock, comparison, fetchPiece, onReceived } = this.#context;
@@ -188,8 +188,8 @@ export class PieceTransfers {
   }
 
   /**
-   * Commits a piece that has been received completely and verified. Cancels the other attempts at
-   * it.
+   * Commits a piece that has been received completely and verified. Cancels other attempts at the
+   * same piece.
    *
    * @param sequence sequence number of the announcement of the piece
    */

@@ -21,14 +21,15 @@ export interface PieceWindowOptions {
 }
 
 /**
- * Limits the number of pieces in flight under a local rate limit. The window size is this number.
+ * Limits the number of pieces in flight under a local rate limit.
  *
  * A server aborts a response that its peer does not read within the stall timeout. So the initial
- * window has only as many pieces as the rate limit lets pass within `passTimeMs`, but at least one.
+ * limit is the number of pieces that the rate limit lets pass within `passTimeMs`, but at least
+ * one.
  *
- * The window grows by one piece per second while the rate limit delays no piece, because the
- * parents are slower. It shrinks by one piece per second, down to its initial size, while the rate
- * limit delays pieces.
+ * The limit grows by one piece per second while the rate limit delays no piece, because the parents
+ * are slower. It shrinks by one piece per second, down to its initial value, while the rate limit
+ * delays pieces.
  */
 export class PieceWindow {
   /** Options of the window. */

@@ -16,14 +16,20 @@ export interface RouteIdentity {
 const FIRST_PAUSE_MS = 250;
 /** Maximum backoff before the next attempt, in ms. */
 export const MAX_PAUSE_MS = 30_000;
-/** Number of consecutive failures after which a route is left out as `gone`. */
+/**
+ * Number of consecutive failures after which a route (one parent over one protocol) is no longer in
+ * regular use.
+ */
 export const MAX_FAILURES = 5;
 /**
  * Maximum number of requests for one piece that a parent may answer with `NotFound`. Afterwards,
  * this piece is not requested from the parent again until the parent announces it.
  */
 const MAX_MISSES = 3;
-/** Maximum number of distinct errors stored per route. A further error replaces the oldest. */
+/**
+ * Maximum number of distinct errors stored per route (one parent over one protocol). A further
+ * error replaces the oldest.
+ */
 const MAX_REASONS = 8;
 /**
  * Weight of the newest sample in the exponentially weighted moving averages of rate and latency,
@@ -47,15 +53,16 @@ const MIN_RATE_BYTES_PER_MS = 0.001;
 const RATE_DECAY_MS = 10_000;
 
 /**
- * Reason why a route is not in regular use. Such a route carries only probes: single attempts that
- * test whether the route has recovered, like the half-open state of a circuit breaker.
+ * Reason why a route (one parent over one protocol) is not in regular use. Such a route carries
+ * only probes: single attempts that test whether the route works again, like the half-open state of
+ * a circuit breaker.
  *
- * - `gone`: the route failed five times in a row. It is probed after each backoff. If no other
+ * - `gone`: The route failed five times in a row. It is probed after each backoff. If no other
  *   route can deliver the missing pieces, the download waits for its recovery, but no longer than
  *   the option `patience`.
- * - `useless`: a retry would have the same result. The route is probed every 30 s; the download
+ * - `useless`: A retry would have the same result. The route is probed every 30 s; the download
  *   does not wait for its recovery.
- * - `banned`: the route delivered wrong data, or had a failure that must not be repeated. It is
+ * - `banned`: The route delivered wrong data, or had a failure that must not be repeated. It is
  *   never used again.
  *
  * A verified piece returns a `gone` or `useless` route to regular use.
@@ -82,8 +89,8 @@ export class RouteState {
   /** Reason why the route is not in regular use; undefined while it is in regular use. */
   #leftOut: LeftOut | undefined;
   /**
-   * True while the parent is excluded from the current round, because its content contradicts that
-   * of other parents or the round uses only other parents.
+   * True while the parent is not used in the current round (pass over all pieces). Reasons are that
+   * its content contradicts that of other parents, or that the round uses only other parents.
    */
   excludedFromRound = false;
   /** Earliest time of the next attempt, in ms on the monotonic clock. */
@@ -161,8 +168,8 @@ export class RouteState {
   }
 
   /**
-   * True if the route is not in regular use. It carries only probes then, or no attempts if it is
-   * banned.
+   * True if the route is not in regular use. It is then used only for single test requests, or
+   * never if it is banned.
    */
   get isLeftOut(): boolean {
     return this.#leftOut !== undefined;
@@ -243,7 +250,7 @@ export class RouteState {
 
   /**
    * Returns the earliest time at which the piece may be requested over this route, in ms on the
-   * monotonic clock. For a route that is left out, this is the time of the next probe.
+   * monotonic clock. For a route out of regular use, this is the time of the next test request.
    *
    * Returns undefined if the route is banned or excluded from this round, or if its parent does not
    * have the piece.

@@ -20,7 +20,10 @@ export interface SchedulerOptions {
    * may then be requested from a second parent.
    */
   readonly stallThreshold: number;
-  /** Maximum time in ms without progress to wait for parents to announce a missing piece. */
+  /**
+   * Maximum time in ms to wait for parents to announce a missing piece, since the last complete
+   * piece.
+   */
   readonly announceTimeout: number;
   /**
    * Maximum time in ms to wait for the recovery of failed parents, if no other parent can deliver
@@ -105,26 +108,29 @@ interface RunningAttempt extends Attempt {
   /** Route that carries the attempt. */
   readonly route: RouteState;
   /**
-   * True if the attempt tests a route that was left out and has received bytes. Meanwhile the time
-   * limit for the recovery of parents does not run.
+   * True if the attempt tests a route out of regular use and has received bytes. Meanwhile, the
+   * option `patience` does not limit the wait for failed parents.
    */
   isDeliveringProbe: boolean;
   /** Number of received bytes. */
   bytes: number;
   /**
-   * Time since which the attempt waits for bytes, in ms on the monotonic clock; undefined while it
-   * is paused.
+   * Time from which the attempt has been waiting for bytes, in ms on the monotonic clock; undefined
+   * while it is paused.
    */
   waitingSince: number | undefined;
   /** Total time in ms for which the attempt has waited for bytes, up to `waitingSince`. */
   waitedMs: number;
   /** Time in ms for which the attempt waited before its first byte. */
   firstByteMs: number;
-  /** Value of `waitedMs` at the start of the current window for measuring the pace. */
+  /** Value of `waitedMs` at the start of the current interval over which the pace is measured. */
   windowWaitedMs: number;
-  /** Value of `bytes` at the start of the current window for measuring the pace. */
+  /** Value of `bytes` at the start of the current interval over which the pace is measured. */
   windowBytes: number;
-  /** Pace in the last complete window, in ms per byte; 0 before the first complete window. */
+  /**
+   * Pace in the last complete measurement interval, in ms per byte; 0 before the end of the first
+   * interval.
+   */
   windowMsPerByte: number;
 }
 
@@ -136,11 +142,11 @@ interface RunningAttempt extends Attempt {
  * - `QUEUED` to `IN_FLIGHT`: an attempt starts
  * - `IN_FLIGHT` to `DONE`: an attempt succeeds
  * - `IN_FLIGHT` to `QUEUED`: the last attempt fails or is ended
- * - any state to `DONE`: a new round starts with the stored piece
+ * - any state to `DONE`: a new round keeps the stored piece
  * - any state to `QUEUED`: a new round fetches the piece again
  */
 const PieceState = {
-  /** To be requested, for the first time or again. */
+  /** Waiting to be requested, for the first time or again. */
   QUEUED: 0,
   /** Requested by one attempt, or by two concurrent attempts. */
   IN_FLIGHT: 1,
@@ -156,19 +162,20 @@ const PieceState = {
  */
 const QUEUE_LOOKAHEAD_PIECES = 4096;
 /**
- * Maximum backoff between two probes of a failed parent in ms, while no other parent can deliver
+ * Maximum backoff between two attempts at a failed parent in ms, while no other parent can deliver
  * the missing pieces.
  */
 export const MAX_PATIENCE_PAUSE_MS = 5000;
 /**
- * Maximum number of probes whose first bytes restart the time limit for the recovery of parents,
- * without a complete piece in between. Otherwise parents that send a few bytes per probe could
- * delay a failure forever.
+ * Limits how often the first bytes from a failed parent restart the wait for failed parents,
+ * without a complete piece in between. Otherwise, parents that send a few bytes per attempt could
+ * delay the failure of the download forever.
  */
 const MAX_PATIENCE_RESETS = 5;
 /**
- * Maximum share of the piece timeout that all pieces in flight over one route may take together,
- * according to its measured rate. Beyond it, the route carries only one attempt at a time.
+ * Maximum share of the piece timeout that the pieces in flight over one route may take together, at
+ * its measured rate. If one more piece would exceed it, the route carries only one attempt at a
+ * time.
  */
 const MAX_PIECE_TIMEOUT_SHARE = 0.5;
 /** Default of {@link SchedulerOptions.maxHedgeBytes}, in bytes. */
@@ -180,10 +187,7 @@ const HEDGE_INTERVAL_MS = 1000;
  * of the whole piece over another route.
  */
 const SLOW_FACTOR = 4;
-/**
- * Factor that replaces {@link SLOW_FACTOR} for an idle route, once fewer pieces than allowed are in
- * flight because none is left to start.
- */
+/** Factor in place of {@link SLOW_FACTOR} for an idle route, once no piece is left to start. */
 const SLOW_FACTOR_AT_END = 1.5;
 /** Time spent waiting for bytes over which the recent pace of an attempt is measured, in ms. */
 const PACE_WINDOW_MS = 5000;
@@ -241,13 +245,13 @@ export class Scheduler {
    */
   #progressAt: number | undefined;
   /**
-   * Time at which the scheduler began to wait for the recovery of failed parents, in ms on the
-   * monotonic clock. Undefined while it does not wait for that.
+   * Time from which the scheduler has been waiting for failed parents, in ms on the monotonic
+   * clock. Undefined while another parent can deliver missing pieces.
    */
   #patienceSince: number | undefined;
   /**
-   * Number of probes that restarted the time limit for the recovery of parents, since the last
-   * complete piece.
+   * Number of attempts at failed parents whose first bytes restarted the wait for failed parents,
+   * since the last complete piece.
    */
   #patienceResets = 0;
 
@@ -263,12 +267,12 @@ export class Scheduler {
     return this.#remaining === 0;
   }
 
-  /** Attempts in flight. */
+  /** All attempts in flight. */
   get attempts(): Iterable<Attempt> {
     return this.#running.values();
   }
 
-  /** All routes. */
+  /** All routes. A route is one parent over one protocol. */
   get routes(): Iterable<RouteState> {
     return this.#routes.values();
   }
@@ -417,7 +421,7 @@ export class Scheduler {
 
   /**
    * Returns the remaining time in ms to wait for the recovery of failed parents. Returns undefined
-   * while the scheduler does not wait for that.
+   * while another parent can deliver missing pieces.
    */
   patienceLeft(now: number): number | undefined {
     const end = this.#patienceEndsAt;
@@ -426,8 +430,8 @@ export class Scheduler {
 
   /**
    * Records a failed attempt. If this takes routes out of regular use, their other attempts end and
-   * are returned. Wrong data of a parent bans all its routes, since its data is wrong over every
-   * protocol.
+   * are returned. If the parent sent wrong data, all its routes are banned, since wrong data does
+   * not depend on the protocol.
    *
    * @param decision consequence of the error for the parent
    */
@@ -468,8 +472,8 @@ export class Scheduler {
   }
 
   /**
-   * Excludes all routes of a parent from the current round, since its content contradicts that of
-   * other parents. The attempts over these routes end and are returned.
+   * Stops using a parent in the current round (pass over all pieces), since its content contradicts
+   * that of other parents. The attempts over all its routes end and are returned.
    */
   excludeFromRound(parent: string, error: VortexError, now: number): readonly Attempt[] {
     return this.routesOf(parent).flatMap((route) => {
@@ -480,7 +484,7 @@ export class Scheduler {
   }
 
   /**
-   * Starts a new round. No attempt may be in flight.
+   * Starts a new round, which is another pass over all pieces. No attempt may be in flight.
    *
    * @param kept numbers of the stored pieces that are not fetched again
    * @param parents names of the only parents that this round uses
@@ -503,7 +507,7 @@ export class Scheduler {
 
   /**
    * Advances the state machine to the time `now`, in ms on the monotonic clock. Returns the
-   * attempts to start and the time of the next step.
+   * attempts to start, the time of the next step, and the error if no missing piece can be fetched.
    */
   step(now: number, environment: StepEnvironment): Step {
     this.#progressAt ??= now;
@@ -730,7 +734,10 @@ export class Scheduler {
     return attempt;
   }
 
-  /** Removes an attempt from those in flight. Returns undefined if it is not in flight. */
+  /**
+   * Removes an attempt that has ended from the attempts in flight, and returns it. Returns
+   * undefined if it is not in flight.
+   */
   #remove(id: number, now: number): RunningAttempt | undefined {
     const attempt = this.#running.get(id);
     if (attempt === undefined) return undefined;
@@ -804,10 +811,10 @@ export class Scheduler {
   }
 
   /**
-   * Returns the next step time or the failure for a step without attempts in flight. The scheduler
-   * waits for announcements or for failed parents to recover; if neither is possible, it fails.
+   * Handles a step with no attempt in flight. Returns the time of the next step if parents may
+   * still announce missing pieces, or if failed parents may recover. Otherwise returns the error.
    *
-   * @param gone earliest times of probes of failed parents
+   * @param gone time of the next attempt at a failed parent
    */
   #waitOrFail(
     now: number,
@@ -846,8 +853,9 @@ export class Scheduler {
   }
 
   /**
-   * Starts the wait for the recovery of failed parents if no other route can deliver the missing
-   * pieces, and ends it otherwise. While waiting, probes follow each other at least every 5 s.
+   * Starts to wait for the recovery of failed parents if no other parent can deliver the missing
+   * pieces, and ends the wait otherwise. During the wait, each failed parent is retried at least
+   * every 5 s.
    */
   #updatePatience(now: number): void {
     const routes = [...this.#routes.values()];
@@ -871,8 +879,8 @@ export class Scheduler {
   }
 
   /**
-   * Returns true if a route in regular use may deliver or announce a missing piece, or if a probe
-   * is receiving bytes.
+   * Returns true if a route in regular use may deliver or announce a missing piece. Also returns
+   * true if a route out of regular use is delivering bytes.
    */
   #hasActiveRoute(routes: readonly RouteState[]): boolean {
     if (
@@ -887,8 +895,8 @@ export class Scheduler {
   }
 
   /**
-   * Time in ms on the monotonic clock at which the wait for the recovery of failed parents ends.
-   * Undefined while the scheduler does not wait for that.
+   * Time in ms on the monotonic clock until which the scheduler waits for the recovery of failed
+   * parents. Undefined while another parent can deliver missing pieces.
    */
   get #patienceEndsAt(): number | undefined {
     return this.#patienceSince === undefined
@@ -897,8 +905,8 @@ export class Scheduler {
   }
 
   /**
-   * Returns true if a failed route is no longer probed, because it failed again after the wait for
-   * its recovery had ended.
+   * Returns true if a failed route is not retried any more, because it failed again after the end
+   * of the wait for its recovery.
    */
   #isGivenUp(route: RouteState): boolean {
     const end = this.#patienceEndsAt;
@@ -914,9 +922,11 @@ export class Scheduler {
   }
 
   /**
-   * Returns the error of the round. Its message contains the last error of each route. Its code is
-   * the code of all routes if they have the same, otherwise `Unreachable`, or `Stalled` if
-   * announcements are missing.
+   * Returns the error for a piece that cannot be fetched. Its message contains the last error of
+   * each route.
+   *
+   * The code is `Stalled` if a parent might still have announced the piece. Otherwise it is the
+   * code of the last errors of all routes, or `Unreachable` if these codes differ.
    *
    * @param what description of the piece that cannot be fetched
    * @param mayBeAnnounced true if a parent might still have announced the piece

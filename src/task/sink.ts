@@ -99,7 +99,7 @@ export interface SinkPiece {
  * - `commit` follows the last write to a piece. A committed piece is not written again, unless
  *   `restart` dropped it.
  * - Different pieces are written concurrently.
- * - `advance` is called with ascending positions, after the pieces before the position are
+ * - `advance` is called with ascending positions, after all pieces before the position are
  *   committed.
  * - `finish` is called once all pieces are committed and the content is verified.
  *
@@ -113,9 +113,9 @@ export interface SinkSession {
    */
   readonly resumed: readonly SinkPiece[];
   /**
-   * Backpressure: the download requests only pieces that end at or before this position. The limit
-   * must never decrease. Once all bytes before the first uncommitted piece have been consumed, the
-   * limit must allow that piece. Absent: all pieces may be requested.
+   * Backpressure: the download requests only pieces that end at or before this position, in bytes.
+   * The limit must never decrease. Once all bytes before the first uncommitted piece have been
+   * consumed, the limit must allow that piece. Absent: all pieces may be requested.
    */
   readonly limit?: number;
   /**

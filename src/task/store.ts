@@ -23,8 +23,8 @@ export class TaskStore implements PieceStore {
    */
   #task: { readonly layout: TaskLayout; readonly session: SinkSession } | undefined;
   /**
-   * Task as servers see it; undefined before {@link open}, or if its pieces vary in length. The
-   * object must not be replaced within a round, since servers attach the encoded task to it.
+   * Task as servers see it; undefined before {@link open}, or if its pieces vary in length. It is
+   * the same object until {@link restart}, since servers attach the encoded task to it.
    */
   #storedTask: StoredTask | undefined;
 
@@ -61,7 +61,7 @@ export class TaskStore implements PieceStore {
   }
 
   /**
-   * Drops all pieces at the start of a new round. Watchers of the task fail with `error`, since
+   * Drops all pieces, which are then added again. Watchers of the task fail with `error`, since
    * their peers may have fetched dropped pieces. Later watchers receive only pieces that are added
    * afterwards.
    */

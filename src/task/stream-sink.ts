@@ -3,7 +3,8 @@ import { PieceBuffers } from "./piece-buffers.ts";
 import type { SinkLayout, SinkOpenOptions, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
 /**
- * Maximum number of bytes that are requested ahead of the reader, unless two pieces are longer.
+ * Maximum number of bytes that are requested ahead of the reader. If two pieces are longer, their
+ * length is the maximum.
  */
 const MIN_READ_AHEAD_BYTES = 32 * 1024 * 1024;
 /** Maximum length of a chunk that the reader receives, in bytes. */

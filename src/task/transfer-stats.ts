@@ -4,11 +4,13 @@ import { type RouteState, reasonsOf } from "./route.ts";
 import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
 import { ThroughputMeter } from "./throughput-meter.ts";
 
-/** Time in ms after the first received bytes, after which the remaining time is estimated. */
+/**
+ * Time in ms from the first received bytes until the remaining time of the download is estimated.
+ */
 const MIN_MEASURED_MS = 2000;
 /**
- * Share of the bytes to download, from 0 to 1, after which the remaining time is estimated even
- * before {@link MIN_MEASURED_MS}.
+ * Share of the bytes to download, from 0 to 1. Once it has arrived, the remaining time is estimated
+ * even before {@link MIN_MEASURED_MS}.
  */
 const MIN_MEASURED_SHARE = 0.01;
 
