@@ -71,7 +71,7 @@ interface Transfer {
   bytes: number;
   /**
    * True once the scheduler has ended the attempt. Reasons are that another attempt at the piece
-   * succeeded first, or that the parent was left out.
+   * succeeded first, or that the parent is no longer used.
    */
   isEnded: boolean;
 }

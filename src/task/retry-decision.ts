@@ -3,15 +3,16 @@ import type { ErrorCode, VortexError } from "../errors.ts";
 /**
  * Consequence of a failed piece request for the parent, or for the whole download:
  *
- * - `retry`: the error may be temporary; the parent is retried after a backoff
- * - `missing`: the parent does not have this piece now; other pieces are still requested from it
- * - `leave-out`: a retry would have the same result; the parent is left out, and retried every 30 s
- * - `ban`: the parent sent wrong data, or a retry would do harm; nothing is requested from it again
- * - `fatal`: the error does not depend on the parent; the download fails
+ * - `retry`: The error may be temporary. The parent is retried after a backoff.
+ * - `missing`: The parent does not have this piece now. Other pieces are still requested from it.
+ * - `leave-out`: A retry would have the same result. The parent is only retried every 30 s.
+ * - `ban`: The parent sent wrong data, or a retry would do harm. Nothing is requested from it
+ *   again.
+ * - `fatal`: The error does not depend on the parent. The download fails.
  */
 export type RetryDecision = "retry" | "missing" | "leave-out" | "ban" | "fatal";
 
-/** Decisions for error codes that differ from the decision for the kind of the code. */
+/** Decisions for single error codes. They take precedence over the decisions in `byKind`. */
 const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
   NotFound: "missing",
   // A killed peer process causes this error without sending wrong data.

@@ -66,11 +66,11 @@ export interface SinkOpenOptions {
    * list pieces of an earlier download whose content has a different digest.
    */
   readonly digest?: string | undefined;
-  /** The session must call this each time {@link SinkSession.limit} has increased. */
+  /** Callback that the session must call each time {@link SinkSession.limit} has increased. */
   readonly onRoom: () => void;
   /**
-   * The session must call this if it can accept no more data, for example because its reader
-   * cancelled. The download then fails with `error`.
+   * Callback that the session must call if it can accept no more data, for example because its
+   * reader cancelled. The download then fails with `error`.
    */
   readonly onFailure: (error: unknown) => void;
 }

@@ -19,9 +19,9 @@ interface ParentSlotState {
   /** Downloads that wait for a slot at the parent, the one with the longest wait first. */
   waiting: Set<SlotHolder>;
   /**
-   * Downloads that were notified of the latest free slot and have not tried to use it yet. If one
-   * never tries, because it is paused or done, others wait at most until the next slot becomes
-   * free.
+   * Downloads that were notified of the latest free slot and have not tried to use it yet. A
+   * download that is paused or done never tries. It delays other downloads at most until the next
+   * slot becomes free.
    */
   notified: Set<SlotHolder>;
 }

@@ -87,10 +87,7 @@ export class TransferStats {
     if (protocols.length > 0) this.#leftOut.set(parent, protocols);
   }
 
-  /**
-   * Resets the counts of verified pieces and their bytes, for a new round that fetches pieces
-   * again.
-   */
+  /** Resets the counts of verified pieces and their bytes, since pieces will be fetched again. */
   restart(): void {
     this.#pieces = 0;
     this.#bytes = 0;
