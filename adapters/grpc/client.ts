@@ -33,31 +33,39 @@ import { byWholeMessages, closedEarly } from "./message-stream.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
 
 /**
- * Flow-control window of each stream and of the connection, in bytes. HTTP/2's default of 65,535
- * (RFC 9113, section 6.9.2) limits a link with a round trip of 50 ms to 1.3 MB/s.
+ * HTTP/2 receive window of each stream and of the connection, in bytes. HTTP/2's default of 65,535
+ * bytes (RFC 9113, section 6.9.2) is too small for fast links. With a round-trip time of 50 ms, it
+ * limits the rate to 1.3 MB/s.
  *
- * Both windows must be equal. Bun's `setLocalWindowSize` also applies to new streams, without
- * informing the peer (https://github.com/oven-sh/bun/pull/40180). A peer with a smaller stream
- * window would then stop sending forever.
+ * Both windows must have the same size. Bun's `setLocalWindowSize` also changes the window of new
+ * streams, without informing the peer (https://github.com/oven-sh/bun/pull/40180). A peer that
+ * assumes a smaller stream window would then stop sending forever.
  */
 const WINDOW_BYTES = 16 * 1024 * 1024;
-/** Max concurrent streams. The peer's SETTINGS may lower it. */
+/**
+ * Max number of concurrent streams on a connection. If the peer's SETTINGS_MAX_CONCURRENT_STREAMS
+ * is lower, the peer's value applies.
+ */
 const DEFAULT_MAX_STREAMS = 100;
 
 /** Options of {@link grpcBinding}. */
 export interface GrpcBindingOptions {
   /**
-   * Connects over TLS with these options. Default: plaintext HTTP/2, the default of dfdaemon too.
+   * Connects over TLS with these options. Without them: plaintext HTTP/2, which is also dfdaemon's
+   * default.
    */
   readonly tls?: TlsClientOptions;
 }
 
-/** Creates a gRPC client binding on node:http2, for Node, Bun and Deno. */
+/** Creates the binding of the gRPC client to node:http2, for Node, Bun and Deno. */
 export function grpcBinding(options: GrpcBindingOptions = {}): GrpcBinding {
   return grpcBindingWith(undefined, options);
 }
 
-/** Creates a {@link grpcBinding} with a resolver for host names. Default: the system's resolver. */
+/**
+ * Creates a binding like {@link grpcBinding} that resolves host names with `resolver`. Default: the
+ * system's resolver.
+ */
 export function grpcBindingWith(
   resolver: Resolver | undefined,
   { tls }: GrpcBindingOptions = {},
@@ -78,8 +86,8 @@ export function grpcBindingWith(
 }
 
 /**
- * Opens a session to one address of the host. Resolves when the peer has sent its SETTINGS, after
- * the check of its certificate over TLS.
+ * Opens an HTTP/2 session to one IP address of a peer. Over TLS, checks the peer's certificate
+ * after the handshake. Resolves when the peer's SETTINGS frame is received.
  */
 function openSession(
   remote: Address,
@@ -151,19 +159,22 @@ function openSession(
   });
 }
 
-/** gRPC connection on one HTTP/2 session. */
+/** Connection of the gRPC client to one peer, on one HTTP/2 session. */
 class Http2Connection implements GrpcConnection {
   readonly closed: Promise<void>;
   readonly #session: ClientHttp2Session;
   readonly #options: GrpcTransportOptions;
   readonly #maxMessageLength: number;
-  /** Ends the session when a callback of it fails. */
+  /** Destroys the session if one of its event callbacks throws. */
   readonly #guard: Guard;
-  /** Wakes requests that wait for stream credit, in order of arrival. */
+  /**
+   * Callbacks that wake the requests waiting for stream credit (SETTINGS_MAX_CONCURRENT_STREAMS),
+   * in order of arrival.
+   */
   readonly #waitingForCredit = new Set<() => void>();
   #streams = 0;
   #draining = false;
-  /** Resolves when the session is closed. */
+  /** Resolves when the HTTP/2 session is closed. */
   readonly #terminated: Promise<void>;
 
   constructor(
@@ -245,10 +256,11 @@ class Http2Connection implements GrpcConnection {
 
   /**
    * Waits until the peer's SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113, section 5.1.2) allows another
-   * stream. Node queues excess streams; Bun does not, and its peers refuse them or end the session.
+   * stream. Node queues the streams beyond the limit. Bun opens them, and the peer then refuses
+   * them or ends the session.
    *
-   * Rejects when `signal` aborts, so that ended calls are dropped. Otherwise a peer that allows no
-   * streams would make the client keep all of them.
+   * Rejects with the reason of `signal` when it aborts, so that an ended call stops waiting.
+   * Otherwise calls to a peer that allows no streams would accumulate in memory.
    */
   async #awaitStreamCredit(signal: AbortSignal | undefined): Promise<void> {
     const allowed = this.#session.remoteSettings?.maxConcurrentStreams ?? DEFAULT_MAX_STREAMS;
@@ -276,7 +288,10 @@ class Http2Connection implements GrpcConnection {
     next?.();
   }
 
-  /** Counts open streams. The session keeps the process alive while there are any. */
+  /**
+   * Counts `stream` as open until it closes. The session keeps the process alive while a stream is
+   * open.
+   */
   #count(stream: ClientHttp2Stream, guard: Guard): void {
     if (this.#streams++ === 0) this.#session.ref();
     const onClose = guard.wrap(() => {
@@ -288,8 +303,8 @@ class Http2Connection implements GrpcConnection {
 }
 
 /**
- * Fails a stream that closes without a response. The runtimes do not report a reset with NO_ERROR
- * as an error, and Connect would wait for the response until its deadline.
+ * Emits an error on a stream that closes without response headers. The runtimes report no error for
+ * RST_STREAM with NO_ERROR, so Connect would wait for the response until its deadline.
  */
 function failUnanswered(stream: ClientHttp2Stream, guard: Guard): void {
   const fail = guard.wrap(() => stream.emit("error", closedEarly(stream)));
@@ -299,8 +314,9 @@ function failUnanswered(stream: ClientHttp2Stream, guard: Guard): void {
 }
 
 /**
- * Returns the origin for a session, without the zone of an IPv6 address. A zone is valid on this
- * host only, and URLs do not support it (RFC 6874, withdrawn by RFC 9844).
+ * Returns the origin of a peer, such as `http://10.0.0.7:4000`, for an HTTP/2 session. Removes the
+ * zone of an IPv6 address. A zone is valid on this host only, and URLs do not support it (RFC 6874,
+ * withdrawn by RFC 9844).
  */
 function originOf({ host, port }: Address, tls: TlsClientOptions | undefined): string {
   const addr = formatAddress({ host: splitZone(host)[0], port });
@@ -308,9 +324,9 @@ function originOf({ host, port }: Address, tls: TlsClientOptions | undefined): s
 }
 
 /**
- * Starts a TLS connection without verification by the runtime, whose errors lack the rejected
- * certificate. Instead, {@link checkPeer} verifies the peer after the handshake, before any data is
- * sent.
+ * Starts a TLS connection whose handshake accepts any certificate. After the handshake, and before
+ * any data is sent, {@link checkPeer} verifies the certificate. The runtime does not reject it
+ * during the handshake, because the runtime's error would not contain the certificate.
  */
 function connectTls(remote: Address, host: string, tls: TlsClientOptions): TLSSocket {
   pinsOf(tls);
@@ -329,8 +345,9 @@ function connectTls(remote: Address, host: string, tls: TlsClientOptions): TLSSo
 }
 
 /**
- * Verifies the peer's certificate and that it negotiated HTTP/2.
- * @throws `HandshakeFailed`, `ProtocolNotSupported`
+ * Verifies the peer's certificate, and that the peer selected HTTP/2 (ALPN).
+ * @throws `HandshakeFailed` if the certificate is missing or not trusted; `ProtocolNotSupported` if
+ * the peer did not select HTTP/2
  */
 function checkPeer(socket: TLSSocket, tls: TlsClientOptions, remote: Address): void {
   const { raw } = socket.getPeerCertificate();
@@ -360,8 +377,11 @@ function dialError(error: unknown, addr: string, tls: TlsClientOptions | undefin
 }
 
 /**
- * Creates the error for a connection that the peer closed before its SETTINGS.
- * @param tls options of the TLS connection, if its handshake was complete
+ * Creates the error for a connection that the peer closed before it sent SETTINGS (RFC 9113,
+ * section 6.5). The code is `HandshakeFailed` if this side has a client certificate, otherwise
+ * `ConnectionRefused`.
+ * @param tls options of the TLS connection; undefined without TLS or before the end of the TLS
+ * handshake
  */
 function closedBeforeSettings(addr: string, tls: TlsClientOptions | undefined): VortexError {
   if (tls?.cert === undefined)

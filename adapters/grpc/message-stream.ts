@@ -3,32 +3,36 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Guard } from "../shared/guard.ts";
 import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 
-/** Size of the chunks into which the frames of a message are joined, in bytes. */
+/**
+ * Size of the chunks that Connect receives, in bytes. Each chunk joins the content of several
+ * HTTP/2 DATA frames.
+ */
 const CHUNK_BYTES = 256 * 1024;
-/** Received bytes that are buffered before the stream is paused. */
+/** Number of buffered bytes at which the stream is paused. */
 const READ_AHEAD_BYTES = 4 * CHUNK_BYTES;
 /**
- * Length of a gRPC message header, in bytes: a flag, and the message length as big-endian uint32.
+ * Length of a gRPC message header in bytes: one byte of flags, then the message length as a
+ * big-endian uint32.
  */
 const HEADER_BYTES = 5;
 
 /**
- * Replaces the async iterator of a stream by one that delivers the chunks of a message to Connect
- * only once the message is complete:
+ * Replaces the async iterator of an HTTP/2 stream, so that Connect receives a gRPC message only
+ * when all of its bytes have arrived:
  *
- * - Connect allocates the length that a header announces. Here memory grows with the received
- *   bytes. A header that announces more than `maxMessageLength` bytes is delivered at once, for
- *   Connect to reject.
- * - Chunks have 256 KiB, while HTTP/2 frames have 16 KiB. For each chunk, Connect sums the lengths
- *   of all chunks that it holds. For a piece of 64 MiB in frames, that takes three quarters of the
- *   time.
- * - Connect copies a complete message, so its chunks can be freed afterwards.
+ * - Memory grows with the received bytes only. Connect itself would allocate the length that the
+ *   message header announces. A header that announces more than `maxMessageLength` bytes is
+ *   delivered at once, so that Connect rejects the message.
+ * - Each chunk has up to 256 KiB, while an HTTP/2 frame has 16 KiB. For each chunk, Connect sums
+ *   the lengths of all chunks that it holds. With one chunk per frame, this sum would take three
+ *   quarters of the time for a piece of 64 MiB.
+ * - The chunks of a message are freed once Connect has copied the complete message.
  *
- * @param maxMessageLength max message length, in bytes
- * @param guard guard for the callbacks of the stream
- * @param onBytes called for each received frame
- * @param onMessage receives the chunks of each message, without header, before Connect does. Its
- * exception fails the read.
+ * @param maxMessageLength max length of a message, in bytes
+ * @param guard catches the exceptions of the stream's event callbacks
+ * @param onBytes called for each received DATA frame
+ * @param onMessage receives the chunks of each complete message, without the header, before Connect
+ * does. If it throws, Connect's read fails with the exception.
  */
 export function byWholeMessages(
   stream: ClientHttp2Stream,
@@ -39,11 +43,11 @@ export function byWholeMessages(
 ): ClientHttp2Stream {
   const frames: Uint8Array<ArrayBuffer>[] = [];
   let heldBytes = 0;
-  /** Chunks of the incomplete message, with its header. */
+  /** Chunks of the incomplete message. The first chunk is the message header. */
   let message: Uint8Array<ArrayBuffer>[] = [];
-  /** Chunks of a complete message, to deliver. */
+  /** Chunks that Connect may read: a complete message, or the header of one that is too long. */
   let ready: Uint8Array<ArrayBuffer>[] = [];
-  /** Memory of delivered chunks, to free. */
+  /** Memory of chunks that Connect has read. It is freed once Connect has copied the message. */
   let delivered: ArrayBuffer[] = [];
   const envelope = new Envelope();
   let ended = false;
@@ -51,7 +55,10 @@ export function byWholeMessages(
   let wake = (): void => {};
   const isEnough = (): boolean => heldBytes >= Math.min(CHUNK_BYTES, envelope.left);
 
-  /** Joins the buffered frames into one chunk of the incomplete message, up to its end. */
+  /**
+   * Joins buffered frames into one chunk. The chunk ends at the latest at the end of the current
+   * message header or message.
+   */
   const joinFrames = (): void => {
     const chunk = new Uint8Array(Math.min(heldBytes, envelope.left));
     const spent: ArrayBuffer[] = [];
@@ -143,37 +150,55 @@ export function byWholeMessages(
   });
 }
 
-/** Creates the error for a stream that closed before its end. It names the reset code. */
+/**
+ * Creates the error for an HTTP/2 stream that closed before END_STREAM. The error message has the
+ * error code of the reset (RFC 9113, section 7).
+ */
 export function closedEarly({ rstCode }: ClientHttp2Stream): Error {
   const name = resetNames.get(rstCode) ?? rstCode;
   return new Error(`http/2 stream closed before its end, with error code ${name}`);
 }
 
-/** Reset codes (RFC 9113, section 7) that callers distinguish, with the names that Connect uses. */
+/**
+ * Names of the HTTP/2 error codes (RFC 9113, section 7) that callers distinguish, spelled as in
+ * Connect's error messages. Other codes stay numbers.
+ */
 const resetNames: ReadonlyMap<number | undefined, string> = new Map([
   [constants.NGHTTP2_REFUSED_STREAM, "REFUSED_STREAM"],
   [constants.NGHTTP2_ENHANCE_YOUR_CALM, "ENHANCE_YOUR_CALM"],
 ]);
 
-/** Tracks the header and length of consecutive messages. */
+/**
+ * Tracks the position in a sequence of gRPC messages: the bytes still missing from the current
+ * header or message.
+ */
 class Envelope {
   readonly #header = new Uint8Array(HEADER_BYTES);
-  /** Consumed bytes of the current header. */
+  /** Number of consumed bytes of the current message header; 0 when the header is complete. */
   #headerBytes = 0;
-  /** Remaining bytes of the current message. */
+  /**
+   * Number of remaining bytes of the current message, without its header; 0 while the header is
+   * incomplete.
+   */
   #messageLeft = 0;
 
-  /** Remaining bytes of the current header or message. */
+  /**
+   * Number of remaining bytes of the current message, or of its header while the header is
+   * incomplete.
+   */
   get left(): number {
     return this.#messageLeft > 0 ? this.#messageLeft : HEADER_BYTES - this.#headerBytes;
   }
 
-  /** True if all bytes of the last message are consumed. */
+  /** True at a message boundary: all bytes of the last message are consumed. */
   get complete(): boolean {
     return this.#messageLeft === 0 && this.#headerBytes === 0;
   }
 
-  /** Consumes bytes of the stream. @param bytes at most {@link left} of them */
+  /**
+   * Consumes bytes of the current message or its header.
+   * @param bytes next bytes of the stream, at most {@link left} of them
+   */
   consume(bytes: Uint8Array): void {
     if (this.#messageLeft > 0) {
       this.#messageLeft -= bytes.length;

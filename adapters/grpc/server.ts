@@ -44,52 +44,57 @@ import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from ".
 import { guardSession, guardStream } from "./session-guard.ts";
 
 /**
- * Share of `maxSessionMemory` for each stream, in MiB.
+ * Memory for each stream of a session, in MiB. node:http2's `maxSessionMemory` is this value times
+ * the max number of streams, but at least 64 MiB.
  *
  * A session that queues more than `maxSessionMemory` (default 10 MB) breaks. Node refuses new
- * streams with ENHANCE_YOUR_CALM (Http2Session::CanAddStream). Bun drops the answers to open
- * streams without an error (https://github.com/oven-sh/bun/pull/43419), which clients see as
- * PROTOCOL_ERROR, as "HTTP 0" or as silence.
+ * streams with ENHANCE_YOUR_CALM (Http2Session::CanAddStream). Bun drops the responses on open
+ * streams without an error (https://github.com/oven-sh/bun/pull/43419). Its clients then see
+ * PROTOCOL_ERROR, HTTP status 0 or no response.
  *
- * This server queues little, because it writes a chunk only after the previous one has left the
- * queue. The share keeps any number of streams below the limit. It is not
- * `Number.MAX_SAFE_INTEGER`, which Bun treats as 1 MB
+ * This server queues little data, because it writes a chunk only after the previous one has left
+ * the queue. So with this value, any number of streams stays below the limit. The limit is not
+ * `Number.MAX_SAFE_INTEGER`, because Bun treats that number as 1 MB
  * (https://github.com/oven-sh/bun/issues/41294).
  */
 const SESSION_MIB_PER_STREAM = 2;
 
 /**
- * Time without streams after which a session is closed, in ms. It is longer than this project's
- * clients keep an idle connection (default 7 minutes). So the client closes it first, and no
- * request races with the close.
+ * Time without streams after which the server closes a session, in ms. Clients of this library
+ * close an idle connection earlier, by default after 7 minutes. So no request of theirs arrives
+ * while the server closes the session.
  */
 const IDLE_TIMEOUT_MS = 600_000;
 
-/** Idle time before the kernel sends TCP keep-alive probes, in ms. */
+/** Idle time of a socket before the kernel sends TCP keep-alive probes, in ms. */
 const KEEP_ALIVE_DELAY_MS = 30_000;
 
-/** State of a session. */
+/** State of an HTTP/2 session with a client. */
 interface SessionState {
   readonly slot: ConnectionSlot;
-  /** Ends the session when a callback of it fails. */
+  /** Destroys the session if one of its event callbacks throws. */
   readonly guard: Guard;
-  /** Number of open streams. */
+  /** Number of open streams of the session. */
   streams: number;
-  /** Timer that pings or closes the session while it has no streams. */
+  /** Timer that sends a PING or closes the session while it has no streams. */
   idle: Timer | undefined;
 }
 
 /** Options of {@link grpcServer}. */
 export interface GrpcServerOptions {
-  /** Serves over TLS with these options. Default: plaintext HTTP/2, the default of dfdaemon too. */
+  /**
+   * Serves over TLS with these options. Without them: plaintext HTTP/2, which is also dfdaemon's
+   * default.
+   */
   readonly tls?: TlsServerOptions;
-  /** Information about this host in answers about tasks. */
+  /** Information about this host for responses about tasks. */
   readonly serving?: GrpcServing;
 }
 
 /**
- * Starts a server of the Dragonfly gRPC API for a piece store. Rejects with `AddressInUse`,
- * `Unreachable` or `InvalidArgument`.
+ * Starts a server of the Dragonfly gRPC API that serves the pieces of `store`. Rejects with
+ * `AddressInUse` if the server cannot listen on `local`, and with `Unreachable` if its host name
+ * does not resolve. Rejects with `InvalidArgument` if a certificate or key in `tls` is invalid.
  */
 export async function grpcServer(
   local: Address,
@@ -119,7 +124,7 @@ export async function grpcServer(
 
 /** Server of the Dragonfly gRPC API on node:http2, for Node, Bun and Deno. */
 export class GrpcServer implements ProtocolServer {
-  /** Listening address, with the actual port if port 0 was requested. */
+  /** Listening address. If port 0 was requested, its port is the port that the system chose. */
   readonly address: Address;
   readonly #server: Http2Server | Http2SecureServer;
   readonly #clientCa: string | undefined;
@@ -129,7 +134,7 @@ export class GrpcServer implements ProtocolServer {
   readonly #slots: ConnectionSlots;
   readonly #guard: Guard;
   readonly #sessions = new Map<Http2Session, SessionState>();
-  /** Connections in the TLS handshake, by the peer's address and port. */
+  /** Connections in the TLS handshake, by the client's address and port. */
   readonly #handshaking = new Map<
     string,
     { readonly socket: Socket; readonly slot: ConnectionSlot }
@@ -177,17 +182,23 @@ export class GrpcServer implements ProtocolServer {
     server.on("stream", onStream);
   }
 
-  /** Counters of the listener. Those of datagrams are 0: HTTP/2 has none. */
+  /** Counters of this server. The datagram counters are 0, because HTTP/2 runs over TCP. */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
 
-  /** SHA-256 fingerprint of the certificate, for clients to pin. Undefined without TLS. */
+  /**
+   * SHA-256 fingerprint of the server's certificate, which clients can pin. Undefined without TLS.
+   */
   get fingerprint(): string | undefined {
     return this.#fingerprint;
   }
 
-  /** Changes the certificate for new connections, see {@link ProtocolServer.setIdentity}. */
+  /**
+   * Changes the certificate for new connections, see {@link ProtocolServer.setIdentity}. Rejects
+   * with `Unavailable` without TLS, and with `InvalidArgument` if the certificate or key is
+   * invalid.
+   */
   async setIdentity(identity: TlsIdentity): Promise<void> {
     if (!("setSecureContext" in this.#server)) {
       throw new VortexError(
@@ -200,8 +211,8 @@ export class GrpcServer implements ProtocolServer {
   }
 
   /**
-   * Stops listening and waits at most `grace` ms (default 5,000) for in-flight answers. Then it
-   * ends the remaining sessions.
+   * Stops listening, and waits at most `grace` ms (default 5,000) for the responses in progress.
+   * Then destroys the remaining sessions.
    */
   close(options: { readonly grace?: number } = {}): Promise<void> {
     this.#closing ??= this.#end(options.grace ?? 5000);
@@ -267,16 +278,18 @@ export class GrpcServer implements ProtocolServer {
   }
 
   /**
-   * Checks a session without streams, because it occupies a slot. Sends a PING after each request
-   * timeout (RFC 9113, section 6.7) and destroys the session if there is no response.
+   * Supervises a session without streams, because the session occupies a connection slot. Sends a
+   * PING (RFC 9113, section 6.7) after each request timeout. Destroys the session if no response
+   * arrives within another request timeout.
    *
-   * This ends clients that never start to speak HTTP/2. It also ends sessions after frames that
-   * violate the protocol. Node neither closes such a session nor reads on, so it misses the
-   * client's close.
+   * The PING detects a client that never starts to speak HTTP/2. It also detects a session that has
+   * stopped after a protocol violation. Node neither closes such a session nor reads from it, so it
+   * does not notice when the client closes the connection.
    *
-   * A live session is closed gracefully after {@link IDLE_TIMEOUT_MS} (GOAWAY, section 6.8).
+   * A live session is closed gracefully with GOAWAY (section 6.8) after {@link IDLE_TIMEOUT_MS}
+   * without streams.
    *
-   * @param left remaining idle time, in ms
+   * @param left remaining time until the graceful close, in ms
    */
   #superviseIdle(session: Http2Session, state: SessionState, left: number = IDLE_TIMEOUT_MS): void {
     const { requestTimeout, runtime } = this.#settings;
@@ -406,8 +419,9 @@ export class GrpcServer implements ProtocolServer {
   }
 
   /**
-   * Writes an answer at the speed of the peer: requests the next chunk when the previous one has
-   * left the queue. Rejects with `Stalled` when the peer stops reading.
+   * Writes a response as fast as the peer reads: requests the next chunk of the body when the
+   * previous one has left the stream's queue. Rejects with `Stalled` if the peer reads nothing for
+   * the stall timeout, and with `StreamReset` if the peer resets the stream.
    */
   async #send(
     stream: ServerHttp2Stream,
@@ -446,7 +460,7 @@ export class GrpcServer implements ProtocolServer {
   }
 }
 
-/** Returns the peer's address and port, as a key. */
+/** Returns the peer's address and port of a socket, as a map key. */
 function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
@@ -460,8 +474,9 @@ function secureContext(
 }
 
 /**
- * Returns the local address that the peer connected to. An IPv4-mapped IPv6 address, which a
- * dual-stack socket reports, is returned as IPv4.
+ * Returns the IP address of this host that the client connected to, or an empty string if the
+ * session has ended. Converts an IPv4-mapped IPv6 address, which a dual-stack socket reports, to
+ * IPv4.
  */
 function localIp(stream: ServerHttp2Stream): string {
   return stream.session?.socket.localAddress?.replace(/^::ffff:(?=[0-9.]+$)/i, "") ?? "";
@@ -487,7 +502,10 @@ function respond(
   );
 }
 
-/** Writes a chunk. Resolves when the stream accepts more. Rejects with `StreamReset`. */
+/**
+ * Writes a chunk to a stream. Resolves when the stream accepts the next chunk. Rejects with
+ * `StreamReset` if the stream is closed.
+ */
 function write(stream: ServerHttp2Stream, chunk: Uint8Array, guard: Guard): Promise<void> {
   return new Promise((resolve, reject) => {
     const settle = guard.wrap(() => {
@@ -509,7 +527,7 @@ function resetByPeer(): VortexError {
   return new VortexError("StreamReset", "cannot send the answer: the peer reset the stream");
 }
 
-/** Resolves when the stream's queue is empty, or the stream is closed. */
+/** Resolves when the write queue of an ended stream is empty, or when the stream is closed. */
 function flushed(stream: ServerHttp2Stream): Promise<void> {
   return new Promise((resolve) => {
     if (stream.destroyed || stream.writableFinished) resolve();
@@ -519,8 +537,9 @@ function flushed(stream: ServerHttp2Stream): Promise<void> {
 }
 
 /**
- * Reads the whole request, which is one small message. Resolves to undefined if the stream closes
- * before. Rejects with `LimitExceeded`.
+ * Reads the complete request body, which is one small gRPC message. Resolves to undefined if the
+ * stream closes before the end of the body. Rejects with `LimitExceeded` if the body has more than
+ * {@link MAX_REQUEST_LENGTH} bytes.
  */
 function readRequest(stream: ServerHttp2Stream, guard: Guard): Promise<Uint8Array | undefined> {
   return new Promise((resolve, reject) => {
@@ -552,7 +571,8 @@ function readRequest(stream: ServerHttp2Stream, guard: Guard): Promise<Uint8Arra
 }
 
 /**
- * Converts request headers for Connect, without pseudo-headers and without an unlimited deadline.
+ * Converts HTTP/2 request headers to the `Headers` that Connect expects. Omits pseudo-headers, and
+ * a `grpc-timeout` that is too long for a timer.
  */
 function webHeaders(headers: IncomingHttpHeaders): Headers {
   const result = new Headers();
@@ -565,8 +585,8 @@ function webHeaders(headers: IncomingHttpHeaders): Headers {
 }
 
 /**
- * Returns true for a gRPC timeout of 2^31 ms or more. Timers of that length fire at once, so such a
- * deadline is treated as none.
+ * Returns true if a `grpc-timeout` is 2^31 ms or longer. A timer of that length would fire at once,
+ * so such a request is served without a deadline.
  */
 function exceedsTimerRange(timeout: string): boolean {
   const [, amount, unit = ""] = /^(\d{1,8})([HMS])$/.exec(timeout) ?? [];

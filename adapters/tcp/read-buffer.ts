@@ -1,21 +1,25 @@
-/** Size of a buffer, in bytes: the kernel delivers that much in one read. */
+/** Size of a read buffer in bytes: the max length of one read from the kernel. */
 const BUFFER_BYTES = 256 * 1024;
-/** Max buffers of closed sockets that are kept for reuse. */
+/**
+ * Max number of read buffers of closed sockets that are kept for reuse. Further buffers are left to
+ * the garbage collector.
+ */
 const MAX_SPARE_BUFFERS = 16;
 
 const spare: Uint8Array[] = [];
 
 /**
- * Buffer that one socket reuses for all reads. Otherwise node:net allocates 64 KiB for each read,
- * which costs more than the copy from this buffer to the reader's memory. Reused by another socket
- * after close.
+ * Buffer that one socket reuses for all of its reads. Without it, node:net allocates 64 KiB for
+ * each read, which costs more than copying the bytes from this buffer. After the socket is closed,
+ * another socket reuses the memory.
  */
 export class ReadBuffer {
-  /** Memory that node:net reads into. */
+  /** Memory that node:net fills with received bytes. */
   readonly memory: Uint8Array = spare.pop() ?? new Uint8Array(BUFFER_BYTES);
   /**
-   * Called when the socket has filled the buffer. Returns true if the socket may fill it again at
-   * once. Until it is set, received bytes stay in the buffer.
+   * Called when the socket has put received bytes into the buffer. Returns true if the socket may
+   * overwrite the buffer with the next read, or false to pause the socket. Default: returns false,
+   * so that received bytes stay in the buffer until a callback is set.
    */
   onBytes: () => boolean = () => false;
   #bytes: Uint8Array = this.memory.subarray(0, 0);
@@ -27,14 +31,18 @@ export class ReadBuffer {
     return this.#bytes.length > 0;
   }
 
-  /** Records that the socket has read `length` bytes. Returns the result of {@link onBytes}. */
+  /**
+   * Records that the socket has read `length` bytes into the buffer, and calls {@link onBytes}.
+   * Returns true if the socket may overwrite the buffer with the next read.
+   */
   fill(length: number): boolean {
     this.#bytes = this.memory.subarray(0, length);
     return this.onBytes();
   }
 
   /**
-   * Copies as many bytes as fit to `into`, or all bytes to a new array. Returns the copied part.
+   * Copies unread bytes out of the buffer, and returns the copy. Fills `into` as far as possible,
+   * and returns the filled part. Without `into`, copies all unread bytes to a new array.
    */
   take(into: Uint8Array | undefined): Uint8Array {
     const length = Math.min(this.#bytes.length, into?.length ?? this.#bytes.length);
@@ -50,13 +58,16 @@ export class ReadBuffer {
     return into.subarray(0, length);
   }
 
-  /** Discards the unread bytes. */
+  /** Discards the unread bytes of the buffer. */
   drop(): void {
     this.#bytes = this.#bytes.subarray(0, 0);
     this.#recycle();
   }
 
-  /** Marks the socket as closed. Unread bytes can still be taken; then the memory is reused. */
+  /**
+   * Records that the socket is closed. Unread bytes can still be taken; afterwards another socket
+   * may reuse the memory.
+   */
   close(): void {
     this.#closed = true;
     this.#recycle();

@@ -7,32 +7,32 @@ import { nativeError } from "../shared/native-error.ts";
 import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 import type { ReadBuffer } from "./read-buffer.ts";
 
-/** Unread bytes of a socket without a {@link ReadBuffer} at which it is paused. */
+/** Number of unread bytes at which a socket without a {@link ReadBuffer} is paused. */
 export const READ_AHEAD_BYTES: number = 512 * 1024;
 
-/** Pending `read` call. */
+/** Pending call of the `read` method of a stream's reader. */
 interface PendingRead {
   readonly into: Uint8Array | undefined;
   resolve(chunk: Uint8Array | undefined): void;
   reject(error: VortexError): void;
 }
 
-/** Byte stream on a node:net socket. */
+/** Byte stream on one TCP socket of node:net. */
 export class SocketStream implements SocketByteStream {
   readonly reader: ByteReader;
   readonly writer: ByteWriter;
   readonly finished: Promise<void>;
   readonly #socket: Socket;
   readonly #guard: Guard;
-  /** Buffer that the socket reads into. Undefined if the socket allocates memory for each read. */
+  /** Buffer that the socket reads into; undefined if node:net allocates memory for each read. */
   readonly #buffer: ReadBuffer | undefined;
-  /** Unread chunks of a socket without a buffer. */
+  /** Received chunks with unread bytes. Always empty if the socket has a read buffer. */
   #chunks: Uint8Array<ArrayBuffer>[] = [];
-  /** Bytes of the first chunk that are already read. */
+  /** Number of bytes of the first received chunk that are already read. */
   #consumed = 0;
-  /** Unread bytes in the chunks. */
+  /** Number of unread bytes in the received chunks. */
   #heldBytes = 0;
-  /** True while the socket is paused until its buffer is empty. */
+  /** True while the socket is paused because its read buffer contains unread bytes. */
   #paused = false;
   #readEnded = false;
   #writeEnded = false;
@@ -42,9 +42,9 @@ export class SocketStream implements SocketByteStream {
   #wakeWriter: (() => void) | undefined;
 
   /**
-   * @param parent guard that counts and reports exceptions in event callbacks. Each ends the
-   * socket.
-   * @param buffer buffer that the socket was created with
+   * @param parent guard that catches, counts and reports exceptions of the socket's event
+   * callbacks. An exception also destroys the socket.
+   * @param buffer buffer that the socket reads into, if any
    */
   constructor(socket: Socket, parent: Guard, buffer?: ReadBuffer) {
     this.#socket = socket;
@@ -90,7 +90,7 @@ export class SocketStream implements SocketByteStream {
     };
   }
 
-  /** Error that ended the socket, if any. */
+  /** Error that ended the socket; undefined until then. */
   get failure(): VortexError | undefined {
     return this.#failure;
   }
@@ -110,7 +110,10 @@ export class SocketStream implements SocketByteStream {
     });
   }
 
-  /** Ends both directions at once with a reset. */
+  /**
+   * Ends both directions at once; pending calls fail with `error`. Sends a TCP reset, unless this
+   * side has already sent all of its data and the end of the stream.
+   */
   destroy(error: VortexError): void {
     this.#fail(error);
     const socket = this.#socket;
@@ -128,7 +131,10 @@ export class SocketStream implements SocketByteStream {
     return this.#chunks.length > 0 || (this.#buffer?.hasBytes ?? false);
   }
 
-  /** Handles a filled buffer. Returns true if the socket may fill it again. */
+  /**
+   * Handles received bytes in the read buffer. Returns true if all of them are consumed, so that
+   * the socket may overwrite the buffer.
+   */
   #onBytes(): boolean {
     if (this.#cancelled) this.#buffer?.drop();
     else this.#wakeReader();
@@ -152,7 +158,9 @@ export class SocketStream implements SocketByteStream {
     });
   }
 
-  /** Settles the pending read, if there is data, an end or a failure. */
+  /**
+   * Settles the pending `read` call if bytes are available, or if the stream has ended or failed.
+   */
   #wakeReader(): void {
     const pending = this.#pendingRead;
     if (pending === undefined) return;

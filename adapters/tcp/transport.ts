@@ -23,18 +23,18 @@ import { dialHost, type Resolver } from "../shared/resolve.ts";
 import { ReadBuffer } from "./read-buffer.ts";
 import { READ_AHEAD_BYTES, SocketStream } from "./stream.ts";
 
-/** Idle time before the kernel sends TCP keep-alive probes, in ms. */
+/** Idle time of a socket before the kernel sends TCP keep-alive probes, in ms. */
 const KEEP_ALIVE_DELAY_MS = 30_000;
 
 /**
- * TCP transport on node:net, for Node, Bun and Deno. dfdaemon accepts one stream per TCP
- * connection, so each stream is a separate socket. A `Connection` of this transport stands for the
- * peer.
+ * TCP transport on node:net, for Node, Bun and Deno. dfdaemon accepts only one stream per TCP
+ * connection. So a dialled `Connection` opens a separate socket for each stream.
  */
 export const tcpTransport: Transport = tcpTransportWith(undefined);
 
 /**
- * Creates a {@link tcpTransport} with a resolver for host names. Default: the system's resolver.
+ * Creates a transport like {@link tcpTransport} that resolves host names with `resolver`. Default:
+ * the system's resolver.
  */
 export function tcpTransportWith(resolver: Resolver | undefined): Transport {
   return {
@@ -96,7 +96,7 @@ class TcpListener implements Listener {
     server.on("connection", onConnection);
   }
 
-  /** Counters of the listener. Those of datagrams are 0: TCP has none. */
+  /** Counters of this listener. The datagram counters are 0, because TCP has no datagrams. */
   get counters(): ListenerCounters {
     return { unanswerable: 0, unsent: 0, caught: this.#guard.caught };
   }
@@ -126,7 +126,7 @@ class TcpListener implements Listener {
   }
 }
 
-/** Accepted connection of a server: one socket with one stream. */
+/** Connection that a server has accepted. It is one socket, and carries one stream. */
 class AcceptedPeer implements Connection {
   readonly protocol = "tcp";
   readonly resumed = false;
@@ -178,7 +178,7 @@ class AcceptedPeer implements Connection {
   }
 }
 
-/** Connects a socket to one address of the peer. */
+/** Opens a TCP connection to one IP address of a peer, and returns its byte stream. */
 async function openSocket(
   remote: Address,
   host: string,
@@ -228,7 +228,10 @@ async function openSocket(
   });
 }
 
-/** Calls `connect`, which throws for a port out of range. @throws `Unreachable` */
+/**
+ * Calls `connect` of node:net, and returns the connecting socket.
+ * @throws `Unreachable` if the port is out of range
+ */
 function connectTo(settings: NetConnectOpts, addr: string): Socket {
   try {
     return connect(settings);

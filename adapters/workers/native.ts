@@ -1,27 +1,33 @@
 import { VortexError } from "../../src/errors.ts";
 
 /**
- * Part of the `cloudflare:sockets` socket that is used here. Source: Cloudflare's documentation,
- * Runtime APIs, TCP sockets.
+ * Socket of the runtime module `cloudflare:sockets`, with the members used here. Source:
+ * Cloudflare's documentation, Runtime APIs, TCP sockets.
  */
 export interface WorkerSocket {
   readonly readable: ReadableStream<Uint8Array>;
   readonly writable: WritableStream<Uint8Array>;
-  /** Resolves when the connection is established, rejects when it fails. */
+  /** Resolves when the connection is established. Rejects if the connection attempt fails. */
   readonly opened: Promise<unknown>;
-  /** Settles when the connection is closed, but not at the end of one direction. */
+  /** Settles when the whole connection is closed, not when only one direction has ended. */
   readonly closed: Promise<unknown>;
-  /** Closes both directions. */
+  /** Closes both directions of the connection. */
   close(): Promise<void>;
 }
 
-/** Opens a socket to `host:port`. Throws TypeError for an invalid address. */
+/**
+ * Opens a socket to an address of the form `host:port`. Throws `TypeError` if the address is
+ * invalid.
+ */
 export type ConnectSocket = (
   address: string,
   options: { readonly allowHalfOpen: boolean },
 ) => WorkerSocket;
 
-/** Loads the runtime's `connect` function. Rejects with `Unavailable` if the runtime has none. */
+/**
+ * Loads the `connect` function of the runtime module `cloudflare:sockets`. Rejects with
+ * `Unavailable` if the runtime does not have the module.
+ */
 export async function loadConnect(): Promise<ConnectSocket> {
   try {
     // @ts-expect-error the module is built into workerd, and no installed package declares it.

@@ -7,10 +7,10 @@ import type { WorkerSocket } from "./native.ts";
 type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>["read"]>>;
 
 /**
- * Byte stream on a socket of workerd.
+ * Byte stream on one socket of workerd.
  *
- * It uses the default reader, because a BYOB reader has no benefit. With any buffer length, workerd
- * 1.20260426 returns at most 4,096 bytes per read, and long buffers only cost time.
+ * It reads with a default reader, because a BYOB reader has no benefit. With a buffer of any
+ * length, workerd 1.20260426 returns at most 4,096 bytes per read, and long buffers only cost time.
  */
 export class SocketStream implements SocketByteStream {
   readonly reader: ByteReader;
@@ -21,7 +21,7 @@ export class SocketStream implements SocketByteStream {
   readonly #source: ReadableStreamDefaultReader<Uint8Array>;
   readonly #sink: WritableStreamDefaultWriter<Uint8Array>;
   #resolveFinished: () => void = () => {};
-  /** Read started by `drain`, whose result goes to the next `read`. */
+  /** Result of a read that `drain` has started. The next `read` call returns this result. */
   #prefetched: Promise<ReadResult> | undefined;
   #rejectWrite: ((error: VortexError) => void) | undefined;
   #reading = false;
@@ -54,7 +54,7 @@ export class SocketStream implements SocketByteStream {
     };
   }
 
-  /** True until the socket is known to be closed or failed. */
+  /** True until the socket is closed or an operation on it fails. */
   get pristine(): boolean {
     return !this.#socketClosed && this.#failure === undefined;
   }
@@ -79,8 +79,8 @@ export class SocketStream implements SocketByteStream {
   }
 
   /**
-   * Ends both directions at once. The peer sees an end, or a reset if bytes that it sent are
-   * unread.
+   * Ends both directions at once; pending calls fail with `error`. The peer sees a reset if it has
+   * sent bytes that are unread, otherwise the end of the stream.
    */
   destroy(error: VortexError): void {
     this.#fail(error);
@@ -172,7 +172,10 @@ export class SocketStream implements SocketByteStream {
     this.destroy(new VortexError("Closed", "stream aborted on this side"));
   }
 
-  /** Records the first failure and returns it. Every later call fails with it. */
+  /**
+   * Records the first failure of the stream, and returns it. All later calls of the reader and
+   * writer fail with this error.
+   */
   #fail(error: VortexError): VortexError {
     this.#failure ??= error;
     this.#rejectWrite?.(this.#failure);
@@ -182,8 +185,8 @@ export class SocketStream implements SocketByteStream {
 }
 
 /**
- * Converts an error of a workerd stream. `Network connection lost.` means a reset or a closed
- * socket; other errors come from workerd itself.
+ * Converts an error of a workerd stream. The message `Network connection lost.` becomes
+ * `StreamReset`, because it means a reset or a closed socket. Other errors become `ConnectionLost`.
  */
 function streamError(error: unknown): VortexError {
   const reset = error instanceof Error && error.message.includes("Network connection lost");

@@ -12,12 +12,11 @@ import { loadConnect, type WorkerSocket } from "./native.ts";
 import { SocketStream } from "./stream.ts";
 
 /**
- * TCP transport on `cloudflare:sockets`, for edge workers. It dials only and cannot listen.
- * dfdaemon accepts one stream per TCP connection, so each stream is a separate socket. A
- * `Connection` of this transport stands for the peer.
+ * TCP transport on `cloudflare:sockets`, for edge workers. It can dial but not listen. dfdaemon
+ * accepts only one stream per TCP connection. So a dialled `Connection` opens a separate socket for
+ * each stream.
  *
- * A socket belongs to the incoming request that opened it, and is closed at the end of that
- * request.
+ * The runtime closes a socket at the end of the incoming HTTP request during which it was opened.
  */
 export const workersTransport: Transport = {
   protocol: "tcp",
@@ -36,7 +35,7 @@ export const workersTransport: Transport = {
   },
 };
 
-/** Opens a socket to the peer. Resolves when it is connected. */
+/** Opens a socket to a peer. Resolves when the connection is established. */
 async function openSocket(remote: Address, options: DialOptions): Promise<WorkerSocket> {
   const addr = formatAddress(remote);
   const { signal } = options;
@@ -67,9 +66,9 @@ async function openSocket(remote: Address, options: DialOptions): Promise<Worker
 }
 
 /**
- * Converts the error of a failed connect. workerd reports the same message for a closed port, an
- * unresolvable name and a forbidden address: "proxy request failed, cannot connect to the specified
- * address".
+ * Converts the error of a failed connection attempt. The message "cannot connect to the specified
+ * address" becomes `ConnectionRefused`. Other errors become `Unreachable`. workerd reports that
+ * message for a closed port, an unresolvable name and a forbidden address.
  */
 function dialError(error: unknown, addr: string): VortexError {
   const refused =
