@@ -4,34 +4,41 @@ import { VortexError } from "../../src/errors.ts";
 import { Guard } from "./guard.ts";
 import { nativeError } from "./native-error.ts";
 
-/** Interval at which Deno's listening socket is polled, and min time between two reports, in ms. */
+/**
+ * Interval in ms at which Deno's listening socket is polled. Also the min time in ms between two
+ * reports of failed accepts.
+ */
 const POLL_INTERVAL_MS = 1000;
 
-/** Event-loop turns after a poll within which the waiting connections are accepted. */
+/**
+ * Number of event-loop turns after a poll of the listening socket during which accepted connections
+ * are counted.
+ */
 const ACCEPT_TURNS = 4;
 
 /**
- * Number of connections accepted within {@link ACCEPT_TURNS} that proves that connections had
- * waited. A single one may have arrived at that moment by chance.
+ * Number of connections accepted within {@link ACCEPT_TURNS} that shows that connections had waited
+ * in the backlog. A single connection may have arrived during the poll by chance.
  */
 const MIN_WAITING_CONNECTIONS = 2;
 
-/** Default backlog of node:net, in connections. */
+/** Max number of connections in the backlog of a listening socket, as node:net's default. */
 const BACKLOG_CONNECTIONS = 511;
 
 /**
- * Keeps `server` accepting connections after a failed accept, for example when the process has no
- * free file descriptors. Reports such failures to `onError` as `Unreachable`, at most once per
+ * Makes `server` accept connections again after a failed accept, for example when the process had
+ * no free file descriptors. Reports failed accepts to `onError` as `Unreachable`, at most once per
  * second.
  *
- * - Node closes a connection without a free descriptor, or emits "error", and continues.
- * - Bun leaves connections in the backlog until descriptors are free, and reports nothing.
- * - Deno never polls a listening socket again after a failed accept, and reports nothing. Its
- *   `poll_tcp_handle` (libs/core/uv_compat/tcp.rs) drops the error, and with it the waker.
- *   Listening again on the same handle restarts the polling, so that is done once per second. A
- *   burst of connections right after a second without any had been waiting, which is reported.
+ * - Node closes the connection or emits "error", and continues to accept connections.
+ * - Bun leaves connections in the backlog until file descriptors are free, and reports nothing.
+ * - Deno stops polling the listening socket after a failed accept, and reports nothing. Its
+ *   `poll_tcp_handle` (libs/core/uv_compat/tcp.rs) discards both the error and the waker. Calling
+ *   `listen` on the handle again restarts the polling, so this function calls it once per second.
+ *   If several connections arrive right after a second without any, they had waited. This is
+ *   reported.
  *
- * @param address listening address, for the report
+ * @param address listening address, for the error message
  */
 export function keepAccepting(
   server: Server,
@@ -61,7 +68,8 @@ function outOfDescriptorsError(address: string): VortexError {
 }
 
 /**
- * Polls Deno's listening socket at intervals. Calls `onWaited` when connections had been waiting.
+ * Restarts the polling of Deno's listening socket once per second. Calls `onWaited` if connections
+ * had waited in the backlog.
  */
 function pollPeriodically(server: Server, guard: Guard, onWaited: () => void): void {
   let accepted = 0;
@@ -85,7 +93,8 @@ function pollPeriodically(server: Server, guard: Guard, onWaited: () => void): v
 }
 
 /**
- * Returns the native handle, on which `server.listen` calls `listen` too. Undefined after close.
+ * Returns the native handle of a listening server, on which `server.listen` also calls `listen`.
+ * Returns undefined if the server is closed.
  */
 function listeningHandle(server: Server): { listen(backlog: number): number } | undefined {
   const { _handle: handle } = server as { _handle?: { listen?(backlog: number): number } | null };
@@ -94,7 +103,7 @@ function listeningHandle(server: Server): { listen(backlog: number): number } | 
     : undefined;
 }
 
-/** Runs `run` after a number of event-loop turns. */
+/** Calls `run` after `turns` event-loop turns; at once for 0 turns. */
 function afterTurns(turns: number, guard: Guard, run: () => void): void {
   if (turns === 0) run();
   else setImmediate(guard.wrap(() => afterTurns(turns - 1, guard, run)));

@@ -8,24 +8,24 @@ import {
   StreamCode,
 } from "../../src/transport/transport.ts";
 
-/** Byte stream on one socket, as used by a {@link DialledPeer}. */
+/** Byte stream on one TCP socket, for a {@link DialledPeer}. */
 export interface SocketByteStream extends ByteStream {
-  /** True until the first byte is received or either direction ends. */
+  /** True until the first byte is received, either direction ends, or the socket fails. */
   readonly pristine: boolean;
   /** Resolves when the socket is closed. Never rejects. */
   readonly finished: Promise<void>;
   /**
-   * Waits at most `grace` ms until the written data is delivered and the peer has ended its
-   * direction. Returns at once if this side has not ended its direction.
+   * Waits until the written data is delivered and the peer has ended its direction, but at most
+   * `grace` ms. Returns at once if this side has not ended its sending direction.
    */
   drain(grace: number): Promise<void>;
-  /** Ends both directions at once. Pending calls fail with `error`. */
+  /** Ends both directions of the stream at once. Pending calls fail with `error`. */
   destroy(error: VortexError): void;
 }
 
 /**
- * Connection to a peer that accepts one stream per TCP connection, like dfdaemon. Each stream is a
- * separate socket.
+ * Connection to a peer that accepts only one stream per TCP connection, like dfdaemon. Opens a
+ * separate socket for each stream.
  */
 export class DialledPeer implements Connection {
   readonly protocol = "tcp";
@@ -36,7 +36,7 @@ export class DialledPeer implements Connection {
   readonly closed: Promise<CloseInfo>;
   readonly #open: (options: { readonly signal?: AbortSignal }) => Promise<SocketByteStream>;
   readonly #streams = new Set<SocketByteStream>();
-  /** Socket opened by the dial, until the first stream uses it. */
+  /** Socket that {@link DialledPeer.dial} opened, until the first stream uses the socket. */
   #spare: SocketByteStream | undefined;
   #closing = false;
   #end: CloseInfo | undefined;
@@ -56,8 +56,8 @@ export class DialledPeer implements Connection {
   }
 
   /**
-   * Connects the first socket to a peer.
-   * @param open connects one socket. Its rejections pass through, here and in `openStream`.
+   * Connects to a peer by opening the first socket.
+   * @param open opens one socket. `dial` and `openStream` reject with its errors.
    */
   static async dial(
     remote: Address,
@@ -80,7 +80,10 @@ export class DialledPeer implements Connection {
     throw closedHere();
   }
 
-  /** Yields nothing and ends on close: peers open no streams to a client. */
+  /**
+   * Yields no streams, because a peer opens no TCP connections to its client. Ends when the
+   * connection is closed.
+   */
   accept(): AsyncIterable<ByteStream> {
     const none = new AsyncQueue<ByteStream>();
     void this.closed.then(() => none.end());

@@ -8,28 +8,29 @@ import {
 import type { Connection, Listener, Transport } from "../../src/transport/transport.ts";
 import { warnOnce } from "./warn-once.ts";
 
-/** QUIC tuning, with the TLS options for dialling and for listening. */
+/** Options of a QUIC binding: its tuning, and TLS options for dialling and for listening. */
 export interface QuicBindingOptions extends QuicTuning {
-  /** TLS options for dialling. */
+  /** TLS options of connections that this side dials. */
   readonly tls?: TlsClientOptions;
-  /** TLS options for listening. */
+  /** TLS options of connections that this side accepts. */
   readonly serverTls?: TlsServerOptions;
 }
 
 /**
- * Creates a QUIC transport. Rejects with `Unavailable` if the binding does not work on this
- * platform.
+ * Creates a QUIC transport. Rejects with `Unavailable` if the QUIC implementation does not work on
+ * this platform.
  */
 export type QuicBinding = (options: QuicBindingOptions) => Promise<Transport>;
 
 /**
- * Creates a binding that uses the first available one of `bindings`, or TCP when none is available.
- * Each substitution causes a warning, once per process, with the reason and a remedy.
+ * Creates a QUIC binding that tries `bindings` in order, and uses the first one that is available.
+ * If all are unavailable, it uses the TCP transport `tcp`. Each unavailable binding causes a
+ * warning with the reason and a remedy.
  *
- * TCP has no TLS. So when the options require verification of the peer, the result rejects with
- * `Unavailable` instead of falling back to TCP.
+ * TCP has no TLS. So if the options require verification of the peer, the binding never falls back
+ * to TCP, and rejects with `Unavailable`.
  *
- * @param warn prints one line
+ * @param warn prints one line. Default: `console.warn`, but the same line only once per process.
  */
 export function withFallback(
   bindings: readonly (readonly [name: string, binding: QuicBinding])[],
@@ -64,7 +65,10 @@ export function withFallback(
   };
 }
 
-/** Wraps the TCP transport that replaces QUIC. Its errors name the reason for the fallback. */
+/**
+ * Wraps the TCP transport that is used instead of QUIC. Errors of the wrapped transport name the
+ * reason for the fallback.
+ */
 function substituteForQuic(tcp: Transport, reason: string): Transport {
   return {
     protocol: tcp.protocol,
@@ -75,8 +79,8 @@ function substituteForQuic(tcp: Transport, reason: string): Transport {
 }
 
 /**
- * Adds the reason for the fallback to transport errors. They may be caused by the fallback itself:
- * a peer's QUIC port is rarely its TCP port.
+ * Adds the reason for the fallback to TCP to the transport errors of `attempt`. The fallback itself
+ * may cause such an error, because the QUIC port of a peer is rarely its TCP port.
  */
 async function withFallbackReason<T>(attempt: Promise<T>, reason: string): Promise<T> {
   try {

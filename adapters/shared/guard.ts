@@ -3,21 +3,24 @@ import { type Clock, systemClock } from "../../src/runtime.ts";
 
 /** Options of a {@link Guard}. */
 export interface GuardOptions {
-  /** Ends the connection or socket of the callbacks. Called at most once. Default: no action. */
+  /**
+   * Ends the connection or socket that the callbacks belong to, after the first exception. Called
+   * at most once. Default: no action.
+   */
   readonly end?: (error: VortexError) => void;
-  /** Receives each caught exception. Default: no listener. */
+  /** Receives each caught exception. Default: exceptions are counted but not reported. */
   readonly onError?: ((error: VortexError) => void) | undefined;
 }
 
 /**
- * Runs event callbacks of sockets, timers and bindings, and catches their exceptions. Uncaught,
- * such an exception would end the process. The guard counts it, ends the connection concerned and
- * reports it to `onError`.
+ * Runs event callbacks of sockets, timers and bindings, and catches their exceptions. An uncaught
+ * exception would end the process. The guard counts each exception, ends the connection that the
+ * callback belongs to, and reports the exception to `onError`.
  *
  * `test/unit/project/guard.test.ts` checks that every callback in the adapters runs under a guard.
  */
 export class Guard {
-  /** System clock whose timer callbacks run under this guard. */
+  /** System clock. This guard catches the exceptions of its timer callbacks. */
   readonly clock: Clock;
   #end: ((error: VortexError) => void) | undefined;
   readonly #report: (error: VortexError) => void;
@@ -38,19 +41,24 @@ export class Guard {
   }
 
   /**
-   * Creates a guard for one of many connections. Its exceptions end only that connection. They are
-   * counted and reported by this guard.
+   * Creates a guard for one of many connections. An exception of this connection calls `end`, which
+   * ends only this connection. The parent guard also counts and reports the exception.
    */
   of(end: (error: VortexError) => void): Guard {
     return new Guard({ end, onError: (error) => this.#report(error) });
   }
 
-  /** Wraps a callback so that it never throws. */
+  /**
+   * Returns a function that calls `callback` and never throws. The guard catches all exceptions of
+   * `callback`.
+   */
   wrap<A extends unknown[]>(callback: (...args: A) => unknown): (...args: A) => void {
     return (...args) => this.run(() => callback(...args));
   }
 
-  /** Runs `work` now and catches its exception, or the rejection of its promise. */
+  /**
+   * Calls `work` at once. Catches its exception, or the rejection of the promise that it returns.
+   */
   run(work: () => unknown): void {
     try {
       const result = work();
@@ -60,7 +68,7 @@ export class Guard {
     }
   }
 
-  /** Wraps a clock so that its timer callbacks run under this guard. */
+  /** Returns a clock like `clock`. This guard catches the exceptions of its timer callbacks. */
   over(clock: Clock): Clock {
     return {
       now: () => clock.now(),

@@ -1,13 +1,13 @@
 import { VortexError } from "../../src/errors.ts";
 import type { Clock, Timer } from "../../src/runtime.ts";
 
-/** Time without streams after which an idle connection is closed, in ms. */
+/** Time without streams after which a client closes its connection, in ms. */
 export const IDLE_CLOSE_MS = 5000;
 
 /**
- * Closes a client's connection after {@link IDLE_CLOSE_MS} without streams. Used on runtimes where
- * an idle connection keeps the process alive: a program that does not close its downloader would
- * never exit.
+ * Closes a client's connection after {@link IDLE_CLOSE_MS} without streams. It is used on runtimes
+ * where an idle connection keeps the process alive. There, a program that does not close its
+ * downloader would otherwise never exit.
  */
 export class IdleClose {
   readonly #clock: Clock;
@@ -15,14 +15,18 @@ export class IdleClose {
   #timer: Timer | undefined;
 
   /**
-   * @param close ends the connection. A concurrent request fails with the error and may be retried.
+   * @param close closes the connection. A request that starts at the same time fails with the given
+   * error, and may be retried.
    */
   constructor(clock: Clock, close: (error: VortexError) => void) {
     this.#clock = clock;
     this.#close = close;
   }
 
-  /** Sets whether the connection has streams. `false` starts the timer, `true` cancels it. */
+  /**
+   * Set to true while the connection has open streams. Setting true cancels the close timer.
+   * Setting false starts the timer, unless it is already running.
+   */
   set busy(busy: boolean) {
     if (busy) {
       this.#timer?.cancel();

@@ -6,8 +6,9 @@ import { requireNet } from "./permission.ts";
 import { lookupAll, resolveHost } from "./resolve.ts";
 
 /**
- * Starts listening on `local`. Resolves when `server` listens. Rejects with `AddressInUse`,
- * `Unreachable` or `PermissionDenied`.
+ * Makes `server` listen on the address `local`. Rejects with `AddressInUse` if the address cannot
+ * be used, and with `Unreachable` if its host name does not resolve. Rejects with
+ * `PermissionDenied` if the runtime denies the permission to listen.
  */
 export async function listenOn(server: Server, local: Address): Promise<void> {
   const { port } = local;

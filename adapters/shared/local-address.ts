@@ -4,8 +4,9 @@ import { type Address, formatAddress } from "../../src/transport/address.ts";
 import { isGranted } from "./permission.ts";
 
 /**
- * Returns true if `host` is known to be an address of this machine, so that datagrams to it stay
- * within the machine. Without permission to list the interfaces, only loopback addresses count.
+ * Returns true if `host` is known to be an IP address of this machine. Datagrams to such an address
+ * stay within the machine. Without Deno's permission to list the network interfaces, only loopback
+ * addresses are known.
  */
 export function isSameHost(host: string): boolean {
   const plain = plainAddress(host);
@@ -16,15 +17,15 @@ export function isSameHost(host: string): boolean {
   );
 }
 
-/** Returns true if `host` is a loopback address. */
+/** Returns true if `host` is a loopback address: 127.0.0.0/8, also IPv4-mapped, or ::1. */
 export function isLoopback(host: string): boolean {
   const plain = plainAddress(host);
   return plain.startsWith("127.") || plain === "::1";
 }
 
 /**
- * Splits an IPv6 address into the address without zone and its zone (RFC 4007, section 11), such as
- * `%eth0`. The zone is empty for an address without one, and for anything else.
+ * Splits an IPv6 address into the address without its zone and the zone (RFC 4007, section 11),
+ * such as `fe80::1` and `%eth0`. For a host without a zone, returns `host` and an empty string.
  */
 export function splitZone(host: string): readonly [address: string, zone: string] {
   const [, address, zone] = /^([^%]*:[^%]*)(%.+)$/.exec(host) ?? [];
@@ -38,7 +39,7 @@ export function isLinkLocal(host: string): boolean {
 
 /**
  * Checks that node:net can dial an address.
- * @throws `InvalidArgument` for a zone on Deno, which would dial the address without the zone
+ * @throws `InvalidArgument` on Deno if the address has a zone, which Deno would ignore
  */
 export function requireDiallable(remote: Address): void {
   const [, zone] = splitZone(remote.host);

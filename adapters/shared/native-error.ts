@@ -28,10 +28,11 @@ const codes: Record<string, ErrorCode> = {
 };
 
 /**
- * Converts an error of node:net, node:dgram or node:dns to a `VortexError`. A denied permission
- * becomes `PermissionDenied`; an unknown error gets the code `fallback`.
+ * Converts an error of node:net, node:dgram or node:dns to a `VortexError`. Its code is
+ * `PermissionDenied` if the runtime denied a permission. For an unknown system error, its code is
+ * `fallback`.
  *
- * @param what the failed action, such as `cannot connect to 10.0.0.7:4001`
+ * @param what the failed action for the message, such as `cannot connect to 10.0.0.7:4001`
  */
 export function nativeError(error: unknown, fallback: ErrorCode, what: string): VortexError {
   return (
@@ -41,8 +42,9 @@ export function nativeError(error: unknown, fallback: ErrorCode, what: string): 
 }
 
 /**
- * Converts the error of a failed `listen`, like {@link nativeError}. Unknown errors:
- * `AddressInUse`.
+ * Converts the error of a failed `listen` call to a `VortexError`. Its code is `PermissionDenied`
+ * if the runtime denied a permission, and `Unreachable` if the host name does not resolve.
+ * Otherwise its code is `AddressInUse`.
  */
 export function listenError(error: unknown, addr: string): VortexError {
   const code = systemCode(error);
@@ -55,7 +57,10 @@ export function listenError(error: unknown, addr: string): VortexError {
   );
 }
 
-/** Returns the code of a native error, such as `ECONNRESET`. Empty if it has none. */
+/**
+ * Returns the system error code of a native error, such as `ECONNRESET`. Returns an empty string if
+ * the error has no code.
+ */
 export function systemCode(error: unknown): string {
   if (!(error instanceof Error)) return "";
   // Deno dials all addresses of a name itself when the program has permission for the name only.

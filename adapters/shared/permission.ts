@@ -1,9 +1,10 @@
 /**
- * Checks permissions of the runtime: Deno's `--allow-…` flags, and those of `node --permission`.
+ * Checks the permissions that the user grants to the program: Deno's `--allow-…` flags, and those
+ * of `node --permission`.
  */
 import { VortexError } from "../../src/errors.ts";
 
-/** Permission descriptor of Deno. */
+/** Descriptor of a Deno permission, as in `Deno.PermissionDescriptor`. */
 export interface Permission {
   readonly name: "read" | "write" | "net" | "env" | "run" | "sys";
   readonly path?: string;
@@ -16,21 +17,22 @@ interface PermissionStatus {
   readonly state: "granted" | "prompt" | "denied";
 }
 
-/** Part of `Deno.permissions` used here. */
+/** Methods of `Deno.permissions` that are used here. */
 interface Permissions {
   querySync(permission: Permission): PermissionStatus;
   request(permission: Permission): Promise<PermissionStatus>;
 }
 
-/** Returns true if an operation is permitted without a prompt. Always true except on Deno. */
+/** Returns true if Deno grants the permission without a prompt. Always true on other runtimes. */
 export function isGranted(permission: Permission): boolean {
   const status = permissions()?.querySync(permission);
   return status === undefined || status.state === "granted";
 }
 
 /**
- * Requests the permission to listen on `host` and `port` from Deno. Without it, Deno ends the
- * process when a node:net server starts to listen. Rejects with `PermissionDenied`.
+ * Requests the permission to listen on `host` and `port` from Deno. Does nothing on other runtimes.
+ * Rejects with `PermissionDenied` if Deno denies the permission. Without this request, Deno would
+ * end the process when a node:net server starts to listen.
  */
 export async function requireNet(host: string, port: number): Promise<void> {
   const name = `${host.includes(":") ? `[${host}]` : host}:${port}`;
@@ -43,8 +45,10 @@ export async function requireNet(host: string, port: number): Promise<void> {
 }
 
 /**
- * Converts a native error to `PermissionDenied` if a denied runtime permission caused it. Undefined
- * for other errors. `what` is the failed action.
+ * Returns a `PermissionDenied` error if a denied permission of the runtime caused the native error.
+ * Returns undefined for other errors.
+ *
+ * @param what the failed action for the message, such as `cannot connect to 10.0.0.7:4001`
  */
 export function permissionError(error: unknown, what: string): VortexError | undefined {
   if (!(error instanceof Error)) return undefined;
@@ -59,7 +63,10 @@ function permissions(): Permissions | undefined {
     ?.permissions;
 }
 
-/** Returns the reason and the missing flag for a denied permission of Deno. */
+/**
+ * Returns the text for an error that a denied Deno permission caused: the reason and the missing
+ * flag. Returns undefined for other errors.
+ */
 function deniedByDeno(error: Error): string | undefined {
   if (error.name === "NotCapable") return error.message;
   const { code, syscall, hostname } = error as {
@@ -74,7 +81,9 @@ function deniedByDeno(error: Error): string | undefined {
     : undefined;
 }
 
-/** Node's flag for each permission (https://nodejs.org/api/permissions.html). */
+/**
+ * Command-line flag of Node that grants each permission (https://nodejs.org/api/permissions.html).
+ */
 const nodeFlags: Readonly<Record<string, string>> = {
   FileSystemRead: "--allow-fs-read",
   FileSystemWrite: "--allow-fs-write",
@@ -83,7 +92,10 @@ const nodeFlags: Readonly<Record<string, string>> = {
   Net: "--allow-net",
 };
 
-/** Returns the reason and the missing flag for a denied permission of Node. */
+/**
+ * Returns the text for an error that a denied Node permission caused: the reason and the missing
+ * flag. Returns undefined for other errors.
+ */
 function deniedByNode(error: Error): string | undefined {
   const { code, permission, resource } = error as {
     code?: unknown;

@@ -1,9 +1,9 @@
-/** Converts QUIC error codes to errors with the same messages for every QUIC implementation. */
+/** Converts QUIC error codes to errors. The messages are the same for every QUIC implementation. */
 import { type ErrorCode, remoteText, VortexError } from "../../src/errors.ts";
 import type { CloseInfo } from "../../src/transport/transport.ts";
 import { alertMessage, BAD_CERTIFICATE } from "./tls-errors.ts";
 
-/** Names of QUIC transport errors (RFC 9000, section 20.1). */
+/** Names of QUIC transport error codes (RFC 9000, section 20.1), for error messages. */
 const transportErrors: Record<number, string> = {
   0: "no error",
   1: "internal error",
@@ -19,27 +19,34 @@ const transportErrors: Record<number, string> = {
   12: "application error",
 };
 
-/** Transport error code CONNECTION_REFUSED (RFC 9000, section 20.1). */
+/** QUIC transport error code CONNECTION_REFUSED (RFC 9000, section 20.1). */
 export const CONNECTION_REFUSED = 0x2;
-/** Code for the TLS alert no_application_protocol (RFC 9001, section 4.8). */
+/** QUIC error code for the TLS alert no_application_protocol (RFC 9001, section 4.8). */
 const NO_APPLICATION_PROTOCOL = 0x178;
 
-/** Content of a CONNECTION_CLOSE frame (RFC 9000, section 19.19), with its direction and timing. */
+/**
+ * Content of a CONNECTION_CLOSE frame (RFC 9000, section 19.19), with its sender and the state of
+ * the handshake.
+ */
 export interface ConnectionClose {
-  /** True for an application error code, false for one of the transport or of TLS. */
+  /**
+   * True if the frame has an application error code. False if it has a QUIC transport or TLS error
+   * code.
+   */
   readonly isApp: boolean;
   readonly code: number;
   readonly reason: string;
-  /** True if the peer sent the frame. */
+  /** True if the peer sent the frame, false if this side sent it. */
   readonly remote: boolean;
-  /** True if the handshake was complete. */
+  /** True if the handshake was complete before the connection was closed. */
   readonly established: boolean;
-  /** Native error, if any. */
+  /** Error of the QUIC implementation, if any. */
   readonly cause?: unknown;
 }
 
 /**
- * Creates the {@link CloseInfo} for a connection closed by a CONNECTION_CLOSE frame of either side.
+ * Returns the {@link CloseInfo} of a connection that ended with a CONNECTION_CLOSE frame, sent by
+ * the peer or by this side.
  */
 export function closeInfo(close: ConnectionClose): CloseInfo {
   const { code, remote } = close;
@@ -54,8 +61,12 @@ export function closeInfo(close: ConnectionClose): CloseInfo {
 }
 
 /**
- * Creates the {@link CloseInfo} for a connection that ended without a CONNECTION_CLOSE frame.
- * @param timedOut true for an idle timeout
+ * Returns the {@link CloseInfo} of a connection that ended without a CONNECTION_CLOSE frame. After
+ * the handshake, its error code is `ConnectionLost`. Before the end of the handshake, it is
+ * `ConnectTimeout` on a client and `HandshakeFailed` on a server.
+ * @param timedOut true if the idle timeout ended the connection
+ * @param established true if the handshake was complete
+ * @param server true if this side is the server
  */
 export function silentEnd(
   timedOut: boolean,
@@ -75,7 +86,8 @@ export function silentEnd(
 }
 
 /**
- * Returns the QUIC error code for a connection that is rejected with `error` after its handshake.
+ * Returns the QUIC error code for a CONNECTION_CLOSE frame that rejects a connection after its
+ * handshake. For `HandshakeFailed`, this is the code of a TLS alert, otherwise CONNECTION_REFUSED.
  */
 export function refusalCode(error: VortexError): number {
   if (error.code !== "HandshakeFailed") return CONNECTION_REFUSED;
@@ -84,7 +96,10 @@ export function refusalCode(error: VortexError): number {
   return 0x100 + (typeof alert === "number" ? alert : BAD_CERTIFICATE);
 }
 
-/** Returns the TLS alert that a QUIC error code encodes (RFC 9001, section 4.8), if any. */
+/**
+ * Returns the number of the TLS alert that a QUIC error code contains (RFC 9001, section 4.8).
+ * Returns undefined for other error codes.
+ */
 export function alertOf(code: number): number | undefined {
   return code >= 0x100 && code <= 0x1ff ? code - 0x100 : undefined;
 }

@@ -8,29 +8,31 @@ import { nativeError } from "./native-error.ts";
 import { isGranted } from "./permission.ts";
 
 /**
- * Resolves a host name to IP addresses, in order of preference (RFC 6724). `port` is the port to
- * dial. A result may be a name, which the runtime resolves when it dials.
+ * Resolves a host name to IP addresses, in order of preference (RFC 6724). The result may instead
+ * be the host name, which the runtime then resolves when it dials.
+ *
+ * @param port port that is dialled afterwards; Deno's permissions depend on it
  */
 export type Resolver = (host: string, port: number) => Promise<readonly string[]>;
 
 /** Options of {@link dialHost}. */
 export interface HostDial<T> {
   readonly remote: Address;
-  /** Aborts the resolution and all attempts. */
+  /** Aborts the resolution and all connection attempts. */
   readonly signal: AbortSignal | undefined;
-  /** Default: {@link systemResolver}. */
+  /** Resolver for the host name. Default: {@link systemResolver}. */
   readonly resolver?: Resolver | undefined;
-  /** Address to try first, if it is among the resolved ones. */
+  /** IP address that is dialled first, if the host name resolves to it. */
   readonly preferred?: string | undefined;
-  /** Dials one address, see {@link AddressDial}. */
+  /** Dials one IP address, see {@link AddressDial}. */
   readonly dial: AddressDial<T>["dial"];
-  /** Closes a connection that was established after another one had won. */
+  /** Closes a connection that was established after another attempt had succeeded. */
   discard(result: T): void;
 }
 
 /**
- * Resolves a host and dials its addresses by Happy Eyeballs (RFC 8305). Rejects like
- * {@link dialAddresses}, or with `Unreachable` when the name does not resolve.
+ * Resolves a host name and dials its IP addresses by Happy Eyeballs (RFC 8305). Rejects with
+ * `Unreachable` if the name does not resolve, otherwise like {@link dialAddresses}.
  */
 export async function dialHost<T>(options: HostDial<T>): Promise<T> {
   const { remote, signal, resolver, preferred } = options;
@@ -48,8 +50,9 @@ export async function dialHost<T>(options: HostDial<T>): Promise<T> {
 }
 
 /**
- * Returns the IP addresses of a host, at least one. An IP address is returned as it is, without a
- * lookup. Rejects with `Unreachable`, or with the signal's abort error.
+ * Returns the IP addresses of a host, at least one. An IP address is returned without a lookup.
+ * Rejects with `Unreachable` if the host name does not resolve, and with `Aborted` if `signal`
+ * aborts.
  */
 export async function resolveHost(
   address: Address,
@@ -76,9 +79,9 @@ export async function resolveHost(
 }
 
 /**
- * Resolver that uses the system's getaddrinfo. A Deno program may have permission for a host name
- * only (`--allow-net=name:port`) and must not dial its addresses. Then the result is the name,
- * which Deno resolves.
+ * Resolver that uses the system's getaddrinfo. A Deno program may have permission to dial a host
+ * name (`--allow-net=name:port`), but not its IP addresses. Then the result is the host name, and
+ * Deno resolves it when it dials.
  */
 export const systemResolver: Resolver = async (host, port) => {
   if (!isPermitted(host, port)) return [host];
@@ -87,7 +90,8 @@ export const systemResolver: Resolver = async (host, port) => {
 };
 
 /**
- * Resolver that uses the system's getaddrinfo, without a check of permissions for the addresses.
+ * Resolver that uses the system's getaddrinfo. It returns IP addresses even if Deno grants no
+ * permission to dial them.
  */
 export const lookupAll: Resolver = (host, port) =>
   new Promise((resolve, reject) => {

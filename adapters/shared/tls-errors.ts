@@ -5,7 +5,10 @@ import { remoteText, VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { splitZone } from "./local-address.ts";
 
-/** Reasons of the alerts that reject the receiver's certificate (RFC 8446, section 6.2). */
+/**
+ * Reasons of the TLS alerts by which a peer rejects a certificate (RFC 8446, section 6.2), by alert
+ * number. Empty if the alert does not say why.
+ */
 const certificateAlerts: Record<number, string> = {
   42: "",
   43: ": unsupported type",
@@ -15,14 +18,14 @@ const certificateAlerts: Record<number, string> = {
   48: ": unknown authority",
   49: ": access denied",
 };
-/** TLS alert bad_certificate (RFC 8446, section 6). */
+/** Number of the TLS alert bad_certificate (RFC 8446, section 6). */
 export const BAD_CERTIFICATE = 42;
-/** TLS alert certificate_required (RFC 8446, section 6). */
+/** Number of the TLS alert certificate_required (RFC 8446, section 6). */
 const CERTIFICATE_REQUIRED = 116;
-/** TLS alert no_application_protocol (RFC 7301, section 3.2). */
+/** Number of the TLS alert no_application_protocol (RFC 7301, section 3.2). */
 export const NO_APPLICATION_PROTOCOL = 120;
 
-/** Meanings of the other alerts that are explained in messages. */
+/** Texts for TLS alerts that are not about a certificate, by alert number. */
 const otherAlerts: Record<number, string> = {
   40: "no common TLS parameters",
   51: "invalid handshake signature",
@@ -31,7 +34,7 @@ const otherAlerts: Record<number, string> = {
   120: "no common application protocol",
 };
 
-/** Alerts by their names at the end of node:tls error codes. */
+/** Numbers of TLS alerts, by the name at the end of a node:tls error code, such as `UNKNOWN_CA`. */
 const alertNames: Record<string, number> = {
   HANDSHAKE_FAILURE: 40,
   BAD_CERTIFICATE,
@@ -48,12 +51,16 @@ const alertNames: Record<string, number> = {
   NO_APPLICATION_PROTOCOL,
 };
 
-/** Returns true if a TLS alert rejects the certificate of its receiver. */
+/** Returns true if a TLS alert means that its sender rejects the certificate of the other side. */
 export function isAboutCertificate(alert: number): boolean {
   return certificateAlerts[alert] !== undefined;
 }
 
-/** Formats the message for a TLS alert sent by the peer (`remote`) or by this side. */
+/**
+ * Formats the error message for a TLS alert.
+ * @param alert number of the alert
+ * @param remote true if the peer sent the alert, false if this side sent it
+ */
 export function alertMessage(alert: number, remote: boolean): string {
   if (alert === CERTIFICATE_REQUIRED) {
     return remote
@@ -71,8 +78,8 @@ export function alertMessage(alert: number, remote: boolean): string {
 }
 
 /**
- * Returns the alert named by an error code of node:tls, such as
- * `ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED`.
+ * Returns the number of the TLS alert that a node:tls error code names. For example, returns 116
+ * for `ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED`. Returns undefined for other error codes.
  */
 export function alertOfErrorCode(code: string): number | undefined {
   const [, name = ""] = /_ALERT_([A-Z_]+)$/.exec(code) ?? [];
@@ -80,13 +87,15 @@ export function alertOfErrorCode(code: string): number | undefined {
 }
 
 /**
- * Creates the error for a peer certificate that a binding's TLS implementation rejected.
+ * Creates the `HandshakeFailed` error for a peer certificate that a binding's TLS implementation
+ * rejected.
  *
- * The bindings report different and imprecise reasons. So the certificate itself is checked for its
- * dates and names. If those are valid, the reason is an unknown authority.
+ * The reasons that the bindings report are imprecise. So this function checks the validity period
+ * and the names of the certificate. If both are valid, the message says that the authority is
+ * unknown. Without the certificate, the message has only the reason that the binding reported.
  *
- * @param leaf certificate of the peer, DER; undefined if the binding does not provide it
- * @param detail reason reported by the binding
+ * @param leaf certificate of the peer in DER form; undefined if the binding does not provide it
+ * @param detail reason that the binding reported
  */
 export function refusedCertificate(
   leaf: Uint8Array | undefined,
@@ -101,11 +110,11 @@ export function refusedCertificate(
 }
 
 /**
- * Creates the error for a client with a rejected or missing certificate, for bindings that leave
- * this check to the application.
+ * Creates the error with which a server rejects a client whose certificate is missing or not
+ * trusted. Used for bindings whose TLS implementation leaves this check to the application.
  *
- * @param sent true if the client sent a certificate
- * @param detail reason reported by the binding
+ * @param sent true if the client sent a certificate, false if the certificate is missing
+ * @param detail reason that the binding reported
  */
 export function refusedClient(sent: boolean, detail: string): VortexError {
   const alert = sent ? BAD_CERTIFICATE : CERTIFICATE_REQUIRED;
@@ -113,7 +122,10 @@ export function refusedClient(sent: boolean, detail: string): VortexError {
   return new VortexError("HandshakeFailed", message, { cause: { alert } });
 }
 
-/** Checks the validity period and the names of a certificate. Returns the fault, or undefined. */
+/**
+ * Checks the validity period and the names of a peer's certificate. Returns the error message for
+ * an invalid certificate, or undefined for a valid one.
+ */
 export function certificateFault(
   leaf: Uint8Array,
   tls: TlsClientOptions,
@@ -132,14 +144,15 @@ export function certificateFault(
 }
 
 /**
- * Formats the message for a certificate with other names than `name`. The names are shortened and
- * sanitized: a certificate may have tens of thousands of them, with any text.
+ * Formats the error message for a certificate that is valid for other names than `name`. Shortens
+ * and sanitizes the certificate's names: a certificate may have tens of thousands of names with any
+ * text.
  */
 export function otherNames(names: string | undefined, name: string): string {
   return `peer certificate: is for ${remoteText(names ?? "no name")}, not for ${name}`;
 }
 
-/** Message for a certificate of an authority that is not trusted. */
+/** Error message for a certificate whose authority is not trusted. */
 export const unknownAuthority: string =
   "peer certificate: unknown authority; add the authority to tls.ca, or pin the fingerprint in " +
   "tls.fingerprints";

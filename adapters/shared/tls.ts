@@ -6,15 +6,19 @@ import type { TlsClientOptions, TlsIdentity, TlsServerOptions } from "../../src/
 import { certificateFault } from "./tls-errors.ts";
 
 const DAY_MS = 86_400_000;
-/** Min remaining validity for a kept certificate to be used again, in ms. */
+/**
+ * Min remaining validity in ms with which a server uses the certificate of its identity store. With
+ * less, the server creates a new certificate.
+ */
 const MIN_VALIDITY_MS = DAY_MS;
 
 /**
- * Returns the certificate and key for a server: those of the options, else those of the identity
- * store. If the store is empty, or its certificate expires within a day, creates a self-signed
- * certificate and saves it to the store.
+ * Returns the certificate and key for a server: those of the options, or else those of the identity
+ * store. Creates a self-signed certificate if neither has one, or if the stored certificate expires
+ * within a day. Saves the created certificate to the store, if any.
  *
- * Rejects with `InvalidArgument` for an invalid certificate or key, and with the store's errors.
+ * Rejects with `InvalidArgument` if a certificate or key is invalid, or if the options have both a
+ * certificate and a store. Rejects with the errors of the store.
  */
 export async function serverIdentity(options: TlsServerOptions): Promise<TlsIdentity> {
   const { identityStore } = options;
@@ -38,15 +42,21 @@ export async function serverIdentity(options: TlsServerOptions): Promise<TlsIden
   return created;
 }
 
-/** Returns the SHA-256 of the first certificate in `pem` (DER), in upper-case hex with colons. */
+/**
+ * Returns the SHA-256 fingerprint of the first certificate in a PEM text. The hash covers the
+ * certificate's DER form. The result is upper-case hex with colons.
+ */
 export function fingerprintOf(pem: string): string {
   return new X509Certificate(pem).fingerprint256;
 }
 
 /**
- * Checks a peer's certificate chain for pinned fingerprints, dates and names. A binding's TLS
- * implementation does not check fingerprints, and compares IP addresses as names.
- * @throws `HandshakeFailed`
+ * Checks that the first certificate of a peer's chain has a pinned fingerprint. Without pinned
+ * fingerprints, checks its validity period and names. Accepts any chain if `verify` is false.
+ *
+ * This adds to the check by a binding's TLS implementation, which does not know fingerprints and
+ * compares IP addresses as names.
+ * @throws `HandshakeFailed` if the chain is empty or a check fails
  */
 export function checkCertificate(
   chain: readonly Uint8Array[] | null,
@@ -71,16 +81,19 @@ export function checkCertificate(
   if (fault !== undefined) throw new VortexError("HandshakeFailed", fault);
 }
 
-/** Name in dfdaemon's certificates. Its clients send it as the server name for every address. */
+/**
+ * Name in the certificates of dfdaemon. dfdaemon's clients send this name as the server name (SNI)
+ * for every address.
+ */
 export const STOCK_NAME = "d7y";
 
 /**
- * Returns the server name to send and verify (SNI). IP addresses are not allowed in SNI (RFC 6066,
- * section 3). For an IP address the result is dfdaemon's name if the certificate's name is not
- * checked, else undefined.
+ * Returns the server name that a client sends (SNI) and verifies. SNI does not allow IP addresses
+ * (RFC 6066, section 3). For an IP address, returns `d7y` if the certificate's name is not
+ * verified, otherwise undefined.
  *
- * A name is sent if possible, because a Bun server shows a changed certificate only to clients with
- * SNI.
+ * Sending `d7y` is better than no SNI, because a Bun server shows a changed certificate only to
+ * clients with SNI.
  */
 export function serverNameOf(options: TlsClientOptions, host: string): string | undefined {
   const name = options.serverName ?? host;
@@ -89,8 +102,9 @@ export function serverNameOf(options: TlsClientOptions, host: string): string | 
 }
 
 /**
- * Returns the certificate and key of the options; undefined without both.
- * @throws `InvalidArgument` for one without the other, and like {@link requireIdentity}
+ * Returns the certificate and key of TLS options, or undefined if neither is set.
+ * @throws `InvalidArgument` if only one of the two is set, or if {@link requireIdentity} rejects
+ * them
  */
 export function identityOf({
   cert,
@@ -109,9 +123,10 @@ export function identityOf({
 }
 
 /**
- * Checks that certificate and key are valid and belong together, and returns the identity. Some TLS
- * implementations check them only at the first connection.
- * @throws `InvalidArgument` for an invalid certificate or key, and for a key of another certificate
+ * Checks that a certificate and a private key are valid and belong together. Returns both
+ * unchanged. Some TLS implementations check them only at the first connection.
+ * @throws `InvalidArgument` if the certificate or key is invalid, or if the key belongs to another
+ * certificate
  */
 export function requireIdentity(identity: TlsIdentity): TlsIdentity {
   const certificate = requireCertificate("tls.cert", identity.cert);
@@ -134,8 +149,9 @@ export function requireIdentity(identity: TlsIdentity): TlsIdentity {
 }
 
 /**
- * Splits a PEM text into one text for each certificate authority. Undefined for undefined.
- * @throws `InvalidArgument` for text without a certificate, and for an invalid certificate
+ * Splits a PEM text with the certificates of authorities into one text for each certificate.
+ * Returns undefined if `ca` is undefined.
+ * @throws `InvalidArgument` if the text contains no certificate or an invalid certificate
  */
 export function authoritiesOf(ca: string | undefined): string[] | undefined {
   if (ca === undefined) return undefined;
@@ -150,8 +166,9 @@ export function authoritiesOf(ca: string | undefined): string[] | undefined {
 }
 
 /**
- * Returns the pinned fingerprints in lower-case hex without colons. Undefined if none are set.
- * @throws `InvalidArgument` for an invalid fingerprint, or an empty list
+ * Returns the pinned certificate fingerprints in lower-case hex without colons, or undefined if
+ * none are set.
+ * @throws `InvalidArgument` if a fingerprint does not have 64 hex digits, or if the list is empty
  */
 export function pinsOf({ fingerprints }: TlsClientOptions): string[] | undefined {
   if (fingerprints === undefined) return undefined;
@@ -167,8 +184,8 @@ export function pinsOf({ fingerprints }: TlsClientOptions): string[] | undefined
 }
 
 /**
- * Creates a self-signed certificate and key, valid for ten years. Its names are `d7y` (dfdaemon's
- * name), `localhost`, 127.0.0.1 and ::1.
+ * Creates a self-signed certificate and its key, valid for ten years. The certificate has the names
+ * `d7y` (dfdaemon's name), `localhost`, 127.0.0.1 and ::1.
  */
 export async function selfSigned(): Promise<TlsIdentity> {
   // Loaded on demand: clients, and servers with a given certificate, do not need it.
@@ -194,7 +211,7 @@ export async function selfSigned(): Promise<TlsIdentity> {
   return { cert: `${cert.trim()}\n`, key: `${key.trim()}\n` };
 }
 
-/** Returns the expiry time of a certificate, in ms since the epoch. */
+/** Returns the expiry time of a certificate, in ms since the Unix epoch. */
 function expiryOf({ cert }: TlsIdentity): number {
   return new Date(requireCertificate("the kept certificate", cert).validTo).getTime();
 }
