@@ -23,39 +23,46 @@ import { warnOnce } from "../shared/warn-once.ts";
 import { storageError } from "./storage-error.ts";
 import { readText } from "./text.ts";
 
-/** Effective configuration, with the options for a downloader and a server that it implies. */
+/** Effective configuration, and the options for a downloader and a server that follow from it. */
 export interface LoadedConfig extends ResolvedConfig {
   /**
-   * Returns the options for `createDownloader`. Spread them to override single options:
-   * `createDownloader({ ...(await config.downloader()), pieceTimeout: 60_000 })`.
-   * Rejects with `StorageFailed` when a configured certificate or key cannot be read.
+   * Returns the options for `createDownloader`. To override single options, spread the result:
+   * `createDownloader({ ...(await config.downloader()), pieceTimeout: 60_000 })`. Rejects with
+   * `StorageFailed` if a configured certificate or key cannot be read.
    *
-   * @param protocol overrides the configured protocol, and so the choice of certificates
+   * @param protocol protocol to use instead of the configured one, with the certificates for it
    */
   downloader(protocol?: ProtocolChoice): Promise<CreateDownloaderOptions>;
-  /** Returns the options for `startServer`, except the store. Rejects like {@link downloader}. */
+  /**
+   * Returns the options for `startServer`, except the piece store. Rejects with `StorageFailed` if
+   * a configured certificate or key cannot be read.
+   */
   server(): Promise<Omit<StorageServerOptions, "store">>;
 }
 
 /**
- * Limit of a configuration file, in bytes. Dragonfly's own file, with every comment, has some
- * 20,000. Input crafted to be hard to parse takes time quadratic in its length: seconds at this
- * limit.
+ * Max length of a configuration file, in bytes. Dragonfly's own file, with every comment, has some
+ * 20,000 bytes. Parsing a maliciously crafted file takes time quadratic in its length: seconds at
+ * this limit.
  */
 const MAX_FILE_BYTES = 128 * 1024;
 
-/** Limit of one message of the YAML parser, in characters: it may quote its input. */
+/**
+ * Max length of one message of the YAML parser, in characters. A longer message is cut, because it
+ * may quote a long part of the file.
+ */
 const MAX_REASON_LENGTH = 200;
 
-/** Environment variable with the path of the configuration file. */
+/** Name of the environment variable with the path of the configuration file. */
 export const configVariable = "VORTEX_PEER_CONFIG";
 
 /**
  * Loads a configuration file: YAML in the format of Dragonfly's `dfdaemon.yaml`, with merge keys
- * (`<<`), up to 128 KiB. See `parseConfig` for the keys.
+ * (`<<`), up to 128 KiB. See `parseConfig` for the supported keys.
  *
- * Relative paths in it are resolved from the working directory, like dfdaemon. A value that seems
- * meant for this library but has no effect causes a warning on standard error, once per process.
+ * Relative paths in the file are resolved from the working directory, like dfdaemon. If a value
+ * seems meant for this library but has no effect, one warning per process is printed to standard
+ * error.
  *
  * @example
  * ```ts
@@ -66,12 +73,13 @@ export const configVariable = "VORTEX_PEER_CONFIG";
  * const server = await startServer({ ...(await config.server()), store: new FilePieceStore() });
  * ```
  *
- * @param path default: the environment variable `VORTEX_PEER_CONFIG`; without it, all settings have
- * their defaults
+ * @param path path of the file. Default: the value of the environment variable
+ * `VORTEX_PEER_CONFIG`. If the variable is not set either, all settings have their defaults.
  *
- * Rejects with `StorageFailed` when the file cannot be read, and with `Unavailable` when the
- * runtime denies access to the variable. Rejects with `InvalidArgument` when the file is not YAML
- * or has invalid values, one line for each: `file:line: key: value: expected …`.
+ * Rejects with `StorageFailed` if the file cannot be read, and with `Unavailable` if the runtime
+ * cannot read the environment variable. Rejects with `InvalidArgument` if the file is not YAML or
+ * has invalid values. The message then has one line for each value:
+ * `file:line: key: value: expected …`.
  */
 export async function loadConfig(path?: string): Promise<LoadedConfig> {
   const file = path ?? pathFromEnvironment();
@@ -79,7 +87,10 @@ export async function loadConfig(path?: string): Promise<LoadedConfig> {
   return loadedConfig(...(file ? [await readConfigLayer(file)] : []));
 }
 
-/** Merges layers: each key has its value from the first layer that sets it, else its default. */
+/**
+ * Merges configuration layers. Each key has the value of the first layer that sets the key, or the
+ * key's default if no layer sets it.
+ */
 export function loadedConfig(...layers: readonly ConfigLayer[]): LoadedConfig {
   const { config, settings } = resolveConfig(...layers);
   return {
@@ -111,17 +122,18 @@ function pathFromEnvironment(): string | undefined {
 }
 
 /**
- * Reads the settings of a configuration file, with their lines. Rejects like {@link loadConfig}.
+ * Reads the settings of a configuration file, with their line numbers. Rejects like {@link
+ * loadConfig}.
  */
 export async function readConfigLayer(path: string): Promise<ConfigLayer> {
   return parseConfigText(await readConfigText(path), path);
 }
 
 /**
- * Parses the text of a configuration file. The settings carry their source as `file:line`.
- * Rejects with `InvalidArgument`, see {@link loadConfig}.
+ * Parses the text of a configuration file in YAML. Records `file:line` as the source of each
+ * setting. Rejects with `InvalidArgument` if the text is not YAML or has invalid values.
  *
- * @param file path for messages and sources
+ * @param file path of the file, for messages and sources
  * @param warn receives one line for each value without effect
  */
 export async function parseConfigText(
@@ -149,8 +161,8 @@ export async function parseConfigText(
 }
 
 /**
- * Returns the result of `parse`, with its exceptions as `InvalidArgument`. The YAML parser throws
- * on extreme input, such as a million nested sections.
+ * Calls `parse` and returns its result. Converts exceptions of the YAML parser to
+ * `InvalidArgument`. The parser throws on extreme input, such as a million nested sections.
  */
 function asConfigError<T>(file: string, parse: () => T): T {
   try {
@@ -183,7 +195,8 @@ function syntaxError(
 }
 
 /**
- * Returns the offset of the last key of `path` in the text, or of the document for an empty path.
+ * Returns the offset in the text of the last key in `path`, in characters. For an empty path,
+ * returns the offset of the document's content.
  */
 function offsetOf(yaml: typeof Yaml, document: Document.Parsed, path: readonly string[]): number {
   let section: unknown = document.contents;
@@ -198,7 +211,8 @@ function offsetOf(yaml: typeof Yaml, document: Document.Parsed, path: readonly s
 }
 
 /**
- * Finds the pair with key `name` in a section: its own pair, else one merged into it by `<<`.
+ * Finds the key-value pair with key `name` in a YAML section. A pair written in the section itself
+ * takes precedence over a pair merged into it by `<<`.
  */
 function pairOf(
   yaml: typeof Yaml,
@@ -243,7 +257,10 @@ async function readConfigText(path: string): Promise<string> {
   );
 }
 
-/** Reads at most the first `maxBytes` of a file of any kind. Rejects with `StorageFailed`. */
+/**
+ * Reads at most the first `maxBytes` bytes of a file, which may also be a pipe or device. Rejects
+ * with `StorageFailed` if the file cannot be read.
+ */
 async function readUpTo(maxBytes: number, path: string): Promise<Uint8Array> {
   const bytes = new Uint8Array(maxBytes);
   let length = 0;

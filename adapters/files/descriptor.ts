@@ -1,24 +1,27 @@
-/** Detects paths that lead to an open file descriptor, such as /dev/stdout. */
+/** Detects paths that refer to an open file descriptor, such as /dev/stdout. */
 import { readlink, realpath } from "node:fs/promises";
 import { basename, dirname, resolve } from "node:path";
 
-/** Max symbolic links to follow, as on Linux (path_resolution(7)). */
+/** Max number of symbolic links that are followed in one path, as on Linux (path_resolution(7)). */
 const MAX_LINKS = 40;
 
-/** File descriptor that a path leads to. */
+/** Open file descriptor to which a path refers, such as /dev/stdout. */
 export interface Descriptor {
-  /** Number of the descriptor. Undefined when it belongs to another process. */
+  /**
+   * Number of the descriptor in this process. Undefined if the descriptor belongs to another
+   * process.
+   */
   readonly fd: number | undefined;
-  /** Path of the descriptor in /proc or /dev. */
+  /** Path in /proc or /dev that names the descriptor, such as /dev/fd/5. */
   readonly path: string;
 }
 
 /**
- * Returns the descriptor that `path` leads to, directly or through symbolic links. Undefined for a
- * path of the file system.
+ * Returns the open file descriptor to which `path` refers, directly or through symbolic links.
+ * Returns undefined if `path` refers to a normal file or does not exist.
  *
- * A descriptor must be written to, and not replaced. Renaming a file over it, or over its file,
- * would lose the data that other processes write there.
+ * The caller must write to such a descriptor, and must not rename a file over its path or its file.
+ * A rename would lose the data that other processes write there.
  */
 export async function descriptorOf(path: string): Promise<Descriptor | undefined> {
   let name = resolve(path);
@@ -36,7 +39,10 @@ export async function descriptorOf(path: string): Promise<Descriptor | undefined
   return undefined;
 }
 
-/** Returns the descriptor that a path names without symbolic links, such as /dev/fd/5. */
+/**
+ * Returns the file descriptor that a path such as /dev/fd/5 names without symbolic links. Returns
+ * undefined for other paths.
+ */
 async function descriptorNamed(path: string): Promise<Descriptor | undefined> {
   const standard = ["/dev/stdin", "/dev/stdout", "/dev/stderr"].indexOf(path);
   if (standard !== -1) return { fd: standard, path };

@@ -1,4 +1,6 @@
-/** Keeps a server's self-signed identity in a file, so that it survives restarts. */
+/**
+ * Stores a server's self-signed certificate and its key in a file, so that both survive restarts.
+ */
 import { randomBytes } from "node:crypto";
 import { link, mkdir, open, readFile, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -8,19 +10,23 @@ import { requireIdentity } from "../shared/tls.ts";
 import { replaceFile } from "./replace-file.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
-/** Max length of an identity file, in characters. A long chain with its key has some 20 KiB. */
+/**
+ * Max length of an identity file, in characters. A file with a long certificate chain has some 20
+ * KiB.
+ */
 const MAX_PEM_LENGTH = 1024 * 1024;
 
 /**
- * Identity store in one PEM file: the private key, then the certificate chain.
+ * Creates an identity store in one PEM file, which contains the private key and then the
+ * certificate chain.
  *
- * Saving replaces the file atomically, so a certificate never lacks its key. Only the owner may
- * read the file: it has mode 0600. On Windows the permissions of the folder apply. A missing folder
- * is created. Processes that start at the same time without a file all use the identity that was
- * saved first, except on file systems without hard links.
+ * Saving replaces the file atomically, so the file always has a certificate with its key. Only the
+ * owner may read the file: it has mode 0600. On Windows the permissions of the folder apply. A
+ * missing folder is created. Processes that start at the same time without a file all use the
+ * identity that was saved first, except on file systems without hard links.
  *
- * A file without a valid identity fails with `StorageFailed` and is not replaced: clients may have
- * pinned the certificate that it should hold.
+ * Loading a file without a valid identity rejects with `StorageFailed`. The file is not replaced,
+ * because clients may have pinned the certificate that it should contain.
  */
 export function fileIdentityStore(path: string): IdentityStore {
   const load = async (): Promise<TlsIdentity | undefined> => {
@@ -38,7 +44,10 @@ export function fileIdentityStore(path: string): IdentityStore {
   };
 }
 
-/** Writes the identity to a temporary file, which `place` then moves to its path. */
+/**
+ * Writes the identity to a temporary file, and calls `place` to move this file to `path`. Creates
+ * the folder of `path` if it is missing. Rejects with `StorageFailed` if a step fails.
+ */
 async function writeAndPlace(
   { cert, key }: TlsIdentity,
   path: string,
@@ -58,7 +67,8 @@ async function writeAndPlace(
 }
 
 /**
- * Moves a file to `path` unless that exists. Unlike a rename, a hard link never replaces a file.
+ * Moves a temporary file to `path`, unless a file exists there. Uses a hard link, because a rename
+ * would replace an existing file. Uses a rename on file systems without hard links.
  */
 async function linkOrRename(temporary: string, path: string): Promise<void> {
   try {
@@ -105,7 +115,8 @@ function parse(pem: string, path: string): TlsIdentity {
 }
 
 /**
- * Writes and syncs a new file with mode 0600, so that it is on disk before it replaces another one.
+ * Writes a new file with mode 0600 and syncs it. So its content is on disk before it replaces
+ * another file.
  */
 async function writeDurably(path: string, text: string): Promise<void> {
   const file = await open(path, "wx", 0o600);

@@ -4,21 +4,23 @@ import { dirname } from "node:path";
 import { VortexError } from "../../src/errors.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
-/** Max attempts to open a path that other processes keep replacing. */
+/** Max number of attempts to open a path that other processes replace at the same time. */
 const MAX_TRIES = 100;
 
-/** Device and inode, which identify a file. */
+/** Device and inode numbers, which together identify a file. */
 interface FileIdentity {
   readonly dev: bigint;
   readonly ino: bigint;
 }
 
 /**
- * Opens a file for reading and writing, with its content, or creates an empty one.
+ * Opens an existing file for reading and writing without changing its content, or creates an empty
+ * file.
  *
- * In a shared directory such as `/tmp`, another user can place something under that name first. It
- * could be a symbolic link to one of our files, a pipe that blocks forever, or a file with foreign
- * content. Such an entry is removed and not opened. Opening fails where removal is not permitted.
+ * In a shared directory such as `/tmp`, another user can create an entry of that name first. It
+ * could be a symbolic link to a file of this user, a pipe that blocks forever, or a file with
+ * foreign content. Such an entry is removed and not opened. Opening fails if the entry cannot be
+ * removed.
  */
 export async function openOwnFile(path: string): Promise<FileHandle> {
   for (let tries = 0; tries < MAX_TRIES; tries++) {
@@ -44,15 +46,18 @@ export async function openOwnFile(path: string): Promise<FileHandle> {
   throw new VortexError("StorageFailed", `cannot open ${path}: other processes keep replacing it`);
 }
 
-/** Returns true if `path` still names the open file, and no other process has replaced it. */
+/**
+ * Returns true if `path` still names the open file of `handle`. Returns false if the file was
+ * removed or replaced.
+ */
 export async function isStillAt(path: string, handle: FileHandle): Promise<boolean> {
   const found = await lstat(path, { bigint: true }).catch(undefinedIfMissing);
   return found !== undefined && isSame(await handle.stat({ bigint: true }), found);
 }
 
 /**
- * Reads the text of a small file; undefined when it does not exist. Rejects with `StorageFailed`
- * when it is not a regular file or longer than `maxBytes`.
+ * Reads the text of a small file. Resolves to undefined if the file does not exist. Rejects with
+ * `StorageFailed` if it is not a regular file, or if it has more than `maxBytes` bytes.
  */
 export async function readSmallFile(path: string, maxBytes: number): Promise<string | undefined> {
   const found = await lstat(path).catch(undefinedIfMissing);
@@ -63,9 +68,9 @@ export async function readSmallFile(path: string, maxBytes: number): Promise<str
 }
 
 /**
- * Creates a temporary file beside `path`, removes it, and returns its stats. They have the file
- * system's current time, and the owner of files that this process creates there. Rejects with
- * `StorageFailed`.
+ * Creates a temporary file beside `path`, removes it, and returns its stats. The stats show the
+ * current time of the file system's clock, and the owner of files that this process creates there.
+ * Rejects with `StorageFailed` if the file cannot be created.
  */
 export async function probeBeside(path: string): Promise<Stats> {
   const probe = `${path}.${crypto.randomUUID().slice(0, 8)}`;
@@ -79,7 +84,10 @@ export async function probeBeside(path: string): Promise<Stats> {
   }
 }
 
-/** Writes all of `data` at `position`. Repeats short writes, which occur on a nearly full disk. */
+/**
+ * Writes all of `data` to a file, starting at byte `position`. Continues after a short write, which
+ * occurs on a nearly full disk.
+ */
 export async function writeFully(
   file: FileHandle,
   data: Uint8Array | string,
@@ -91,7 +99,10 @@ export async function writeFully(
   }
 }
 
-/** Returns true unless the directory is world-writable and the file belongs to another user. */
+/**
+ * Returns true if no other user can have created the file. This is the case if its directory is not
+ * world-writable, or if the file belongs to this user.
+ */
 async function isTrusted(path: string, uid: bigint): Promise<boolean> {
   const { mode } = await stat(dirname(path));
   // Not geteuid: file systems may map owners, and Deno prompts its user for geteuid.

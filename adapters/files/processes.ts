@@ -1,22 +1,29 @@
-/** Identifies processes across restarts, so that a file can name the process that wrote it. */
+/**
+ * Identifies processes, even across restarts of the host. So a file can name the process that wrote
+ * it.
+ */
 import { readFile, readlink } from "node:fs/promises";
 import process from "node:process";
 import { isGranted } from "../shared/permission.ts";
 import { codeOf } from "./storage-error.ts";
 
-/** Identity of a process that other processes can check. */
+/** Identity of a process, with which other processes can check whether it is still running. */
 export interface ProcessIdentity {
   readonly pid: number;
   /**
-   * Boot id and pid namespace, within which the pid is valid. They differ between containers, and
-   * between hosts of the same name. Empty when unknown (no /proc, or no permission to read it).
+   * Boot id and pid namespace of the process. A pid is valid only within both. They differ between
+   * containers, and between hosts of the same name. Empty if they are unknown: there is no /proc,
+   * or the permission to read it is missing.
    */
   readonly system: string;
-  /** Start time in clock ticks since boot, because pids are reused. Empty when unknown. */
+  /**
+   * Start time of the process, in clock ticks since boot. It detects a pid that another process
+   * reuses. Empty if unknown.
+   */
   readonly started: string;
 }
 
-/** Returns the identity of this process. */
+/** Returns the identity of the current process. */
 export async function ownIdentity(): Promise<ProcessIdentity> {
   const { pid } = process;
   const { started = "" } = (await statOf(pid)) ?? {};
@@ -24,8 +31,9 @@ export async function ownIdentity(): Promise<ProcessIdentity> {
 }
 
 /**
- * Checks whether a process is running. Undefined when unknown: it is in another pid namespace, on
- * another host, or its identity is incomplete.
+ * Returns true if a process is running, and false if it is not. Returns undefined if that is
+ * unknown: the process is in another pid namespace or on another host, or its identity is
+ * incomplete.
  */
 export async function isRunning({
   pid,
@@ -51,7 +59,10 @@ async function systemOf(): Promise<string> {
   return boot && namespace ? `${boot.trim()} ${namespace}` : "";
 }
 
-/** Reads the start time and state of a process (proc_pid_stat(5)). Undefined without /proc. */
+/**
+ * Reads the start time, in clock ticks since boot, and the state of a process (proc_pid_stat(5)).
+ * Resolves to undefined if /proc has no readable entry for the process.
+ */
 async function statOf(
   pid: number,
 ): Promise<{ readonly started: string; readonly state: string } | undefined> {
@@ -64,7 +75,8 @@ async function statOf(
 }
 
 /**
- * Calls `reading`. Resolves to undefined when it fails, or when Deno would prompt for permission.
+ * Returns the result of `reading`. Returns undefined if `reading` fails, or if Deno would prompt
+ * for the permission to read.
  */
 async function read(reading: () => Promise<string>): Promise<string | undefined> {
   return isGranted({ name: "read" }) ? reading().catch(() => undefined) : undefined;

@@ -1,28 +1,34 @@
-/** Names the temporary files of a download, beside its output file. */
+/** Names the temporary files of a download, which are in the directory of its output file. */
 import { lstat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { nativeHashers } from "../shared/native-hashers.ts";
 import { codeOf } from "./storage-error.ts";
 
-/** Max length of a file name on ext4, XFS, Btrfs, APFS and most others, in bytes of UTF-8. */
+/**
+ * Max length of a file name in bytes of UTF-8, on ext4, XFS, Btrfs, APFS and most other file
+ * systems.
+ */
 const MAX_NAME_BYTES = 255;
-/** Longest suffix that is added to a file name: that of a temporary file beside the lock. */
+/**
+ * Longest suffix that is added to the name of an output file: that of a temporary file beside the
+ * lock.
+ */
 const LONGEST_SUFFIX = ".part.lock.00000000";
 
-/** Paths of the temporary files of one output file. */
+/** Paths of the temporary files that a download uses for one output file. */
 export interface SideFiles {
-  /** Content, as far as received. */
+  /** File with the content received so far. */
   readonly part: string;
-  /** List of the verified pieces in `part`. */
+  /** File that lists the verified pieces in `part`. */
   readonly journal: string;
-  /** Lock that excludes other downloads. */
+  /** Lock file that excludes other downloads to the same output file. */
   readonly lock: string;
 }
 
 /**
- * Returns the paths of the temporary files of `path`, in the same directory and with its name as
- * prefix. If that is too long for the file system, the prefix is 32 hex digits of the name's
- * SHA-256.
+ * Returns the paths of the temporary files for the output file `path`. They are in the same
+ * directory, and their names start with the name of the output file. If such a name is too long for
+ * the file system, the names start with 32 hex digits of its SHA-256 instead.
  */
 export async function sideFilesOf(path: string): Promise<SideFiles> {
   const stem = (await fits(path + LONGEST_SUFFIX))

@@ -20,9 +20,9 @@ const causes: Record<string, string> = {
 };
 
 /**
- * Converts the error of a file operation to `StorageFailed`, or to `PermissionDenied` when the
- * runtime's permissions caused it.
- * @param what the failed action, such as `cannot read /etc/x`
+ * Converts the error of a file operation to a `VortexError`. Its code is `PermissionDenied` if the
+ * runtime denied a permission, otherwise `StorageFailed`. Returns a `VortexError` unchanged.
+ * @param what the failed action for the message, such as `cannot read /etc/x`
  */
 export function storageError(error: unknown, what: string): VortexError {
   if (error instanceof VortexError) return error;
@@ -33,7 +33,10 @@ export function storageError(error: unknown, what: string): VortexError {
   return new VortexError("StorageFailed", `${what}: ${why}`, { cause: error });
 }
 
-/** Returns the system error code, such as `ENOENT`, or an empty string. */
+/**
+ * Returns the system error code of an error, such as `ENOENT`, or an empty string if it has no
+ * code.
+ */
 export function codeOf(error: unknown): string {
   const code = error instanceof Error ? (error as { code?: unknown }).code : undefined;
   return typeof code === "string" ? code : "";

@@ -24,49 +24,52 @@ import { nativeHashers } from "../shared/native-hashers.ts";
 import { storageError } from "./storage-error.ts";
 
 /**
- * Size of the chunks that `read` yields, in bytes, counted from the start of the piece. The index
+ * Size in bytes of the chunks in which a piece is read; its last chunk may be shorter. The index
  * has a CRC-32 for each chunk.
  */
 const CHUNK_BYTES = 512 * 1024;
 
 /**
- * Max concurrent readers that read one chunk ahead. With more of them, the disk is busy anyway and
- * readahead would only take memory.
+ * Max number of concurrent piece reads with readahead of one chunk. With more reads, the disk is
+ * busy anyway, and readahead would only use memory.
  */
 const MAX_READAHEAD_READERS = 64;
 
 /** Options of {@link FilePieceStore.addFile}. */
 export interface AddFileOptions {
   /**
-   * Task id: 64 printable ASCII characters; dfdaemon uses hex digits. Default: SHA-256 of the
-   * content, in hex.
+   * Id of the task: 64 printable ASCII characters; dfdaemon uses hex digits. Default: the SHA-256
+   * of the file's content, in hex.
    */
   readonly taskId?: string;
   /** Kind of the task. Default: `standard`. */
   readonly kind?: PieceKind;
   /**
-   * Length of each piece except the last, 1 byte to 64 MiB. Default: derived from the content
-   * length, like dfdaemon.
+   * Length of each piece except the last, from 1 byte to 64 MiB. Default: derived from the content
+   * length in the same way as dfdaemon.
    */
   readonly pieceLength?: number;
-  /** Called after each read with the indexed bytes and the length of the file, in bytes. */
+  /**
+   * Called after each indexed chunk, with the number of bytes indexed so far and the length of the
+   * file in bytes.
+   */
   readonly onProgress?: (indexed: number, total: number) => void;
-  /** Aborts the indexing. */
+  /** Aborts the indexing of the file. */
   readonly signal?: AbortSignal;
 }
 
 /**
  * Piece store that serves files as tasks, directly from disk.
  *
- * Adding a file reads it once, to compute the digests of its pieces and of the whole content. The
- * index takes four bytes for every 512 KiB, and four for every piece. The file stays open until it
- * is removed or the store is closed, with one descriptor per file. So the indexed file is served
- * even if its path is renamed or replaced.
+ * Adding a file reads the file once, to compute the digests of its pieces and of its complete
+ * content. The index has four bytes for every 512 KiB of content, and four bytes for every piece.
+ * The file stays open, with one descriptor, until it is removed or the store is closed. So the
+ * store serves the indexed file even if its path is renamed or replaced.
  *
- * When the content, size or modification time changes, the store refuses the pieces until the file
- * is removed and added again. It compares each chunk with its CRC-32 before it yields it. The
- * modification time alone is not enough: a write within one clock tick, or to mapped memory, does
- * not change it. So no reader receives a mixture of old and new bytes.
+ * When the content, size or modification time of a file changes, the store refuses its pieces until
+ * the file is removed and added again. Before it yields a chunk, the store verifies the CRC-32 of
+ * the chunk. The modification time alone is not enough: a write within one clock tick, or to mapped
+ * memory, does not change it. So no reader receives a mixture of old and new bytes.
  *
  * The creation time of a piece is the modification time of its file. Task ids from the network are
  * only looked up among the added tasks and are never used as file names.
@@ -85,25 +88,26 @@ export interface AddFileOptions {
  */
 export class FilePieceStore implements PieceStore {
   readonly #hashers: HasherFactory;
-  /** Files by task id. All files of a task have the same content. */
+  /** Files of each task, by task id. All files of a task have the same content. */
   readonly #files = new Map<string, readonly IndexedFile[]>();
   #closed = false;
 
-  /** @param hashers default: native hashers of the runtime */
+  /** @param hashers creates the hashers for digests. Default: the native hashers of the runtime */
   constructor(hashers: HasherFactory = nativeHashers) {
     this.#hashers = hashers;
   }
 
   /**
-   * Indexes a file and starts to serve it. Symbolic links are resolved once. An empty file is a
-   * task without pieces.
+   * Indexes a file and starts to serve it as a task. Symbolic links are resolved once. An empty
+   * file becomes a task without pieces.
    *
-   * A file with the id, content, kind and piece length of an existing task becomes a second source
-   * of that task. The task is served while at least one of its files is unchanged.
+   * If the id belongs to a task with the same content, kind and piece length, the file becomes a
+   * second file of that task. The task is served while at least one of its files is unchanged.
    *
-   * Rejects with `StorageFailed` when `path` is not a regular file, cannot be read, or changes
-   * while it is indexed. Rejects with `InvalidArgument` for an option out of range, or when the id
-   * belongs to a different task. Also rejects with `Aborted` and `Closed`.
+   * Rejects with `StorageFailed` if `path` is not a regular file, cannot be read, or changes while
+   * it is indexed. Rejects with `InvalidArgument` if an option is out of range, or if the id
+   * belongs to a different task. Rejects with `Aborted` if `signal` aborts, and with `Closed` if
+   * the store is closed.
    */
   async addFile(path: string, options: AddFileOptions = {}): Promise<StoredTask> {
     if (options.taskId !== undefined) requireTaskId(options.taskId);
@@ -130,7 +134,8 @@ export class FilePieceStore implements PieceStore {
   }
 
   /**
-   * Removes a task and closes its files. In-flight reads fail. Returns false for an unknown task.
+   * Removes a task and closes its files; piece reads in progress fail. Returns false if the store
+   * does not have the task.
    */
   async deleteTask(taskId: string): Promise<boolean> {
     const files = this.#files.get(taskId) ?? [];
@@ -153,7 +158,7 @@ export class FilePieceStore implements PieceStore {
     return this.#files.get(taskId)?.[0]?.task;
   }
 
-  /** Removes all tasks and closes their files. In-flight reads fail. Idempotent. */
+  /** Removes all tasks and closes their files; piece reads in progress fail. Idempotent. */
   async close(): Promise<void> {
     this.#closed = true;
     await Promise.all([...this.#files.keys()].map((taskId) => this.deleteTask(taskId)));
@@ -168,26 +173,29 @@ export class FilePieceStore implements PieceStore {
   }
 }
 
-/** Size and modification time of a file, to detect changes. */
+/** Size in bytes and modification time of a file, to detect changes of its content. */
 interface FileStamp {
   readonly size: bigint;
   readonly mtimeNs: bigint;
 }
 
-/** Result of indexing a file. */
+/** Result of indexing a file: its pieces, its stamp and its checksums. */
 interface Index {
   readonly plan: TaskPlan;
   readonly stamp: FileStamp;
   /** CRC-32 of each piece, by piece number. */
   readonly crc32: Uint32Array;
-  /** CRC-32 of each chunk, piece after piece. */
+  /**
+   * CRC-32 of each chunk, in the order of the pieces. Every piece has the same number of entries.
+   */
   readonly chunks: Uint32Array;
-  /** SHA-256 of the content, in hex. */
+  /** SHA-256 of the file's content, in hex. */
   readonly sha256: string;
 }
 
 /**
- * Returns the first unchanged file. When all have changed, rejects with the error of the first one.
+ * Returns the first file that has not changed since it was indexed. If all files have changed,
+ * rejects with the error of the first file.
  */
 async function firstUnchanged(files: readonly IndexedFile[]): Promise<IndexedFile> {
   let failure: unknown;
@@ -202,7 +210,7 @@ async function firstUnchanged(files: readonly IndexedFile[]): Promise<IndexedFil
   throw failure;
 }
 
-/** Open file with its index. */
+/** Open file of a task, with its index. */
 class IndexedFile {
   readonly task: StoredTask;
   readonly path: string;
@@ -210,7 +218,7 @@ class IndexedFile {
   readonly #index: Index;
   readonly #hashers: HasherFactory;
   readonly #pending = new Set<Promise<unknown>>();
-  /** Number of in-flight piece reads. */
+  /** Number of piece reads in progress. */
   #readers = 0;
   #closingHandle: Promise<void> | undefined;
 
@@ -305,8 +313,8 @@ class IndexedFile {
   }
 
   /**
-   * Reads the chunk at offset `at` of a piece and verifies its CRC-32. Rejects with `StorageFailed`
-   * when the content has changed.
+   * Reads the chunk that starts at byte `at` of a piece, and verifies its CRC-32. Rejects with
+   * `StorageFailed` if the content has changed since the file was indexed.
    */
   async #chunk(number: number, at: number): Promise<Uint8Array> {
     const { offset, length } = pieceExtent(this.plan, number);
@@ -325,7 +333,8 @@ class IndexedFile {
   }
 
   /**
-   * Rejects with `StorageFailed` when the size or modification time has changed since the indexing.
+   * Checks that the file still has the size and modification time that it had when it was indexed.
+   * Rejects with `StorageFailed` if one of them has changed.
    */
   async requireUnchanged(): Promise<void> {
     const { size, mtimeNs } = await this.#use((handle) => stampOf(handle, this.path));
@@ -345,8 +354,8 @@ class IndexedFile {
   }
 
   /**
-   * Closes the file after the pending operations: a descriptor closed during an operation could be
-   * reused for another file.
+   * Closes the file after all pending operations on it. If the descriptor were closed during an
+   * operation, the system could reuse it for another file.
    */
   close(): Promise<void> {
     this.#closingHandle ??= Promise.allSettled(this.#pending).then(() => this.#handle.close());
@@ -439,8 +448,8 @@ async function stampOf(handle: FileHandle, path: string): Promise<FileStamp> {
 }
 
 /**
- * Reads exactly `length` bytes at `position`, into `buffer` or a new array. Rejects with
- * `StorageFailed` when the file is shorter.
+ * Reads exactly `length` bytes of a file, starting at byte `position`. Reads into `buffer` if
+ * given, otherwise into a new array. Rejects with `StorageFailed` if the file ends earlier.
  */
 async function readAt(
   handle: FileHandle,
@@ -464,7 +473,9 @@ async function readAt(
   return buffer.subarray(0, length);
 }
 
-/** Returns the number of chunks of a piece. The last chunk may be shorter. */
+/**
+ * Returns the number of chunks in a piece of `pieceLength` bytes. The last chunk may be shorter.
+ */
 function chunksIn(pieceLength: number): number {
   return Math.ceil(pieceLength / CHUNK_BYTES);
 }

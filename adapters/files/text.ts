@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { storageError } from "./storage-error.ts";
 
-/** Reads a whole file as UTF-8 text. Rejects with `StorageFailed`. */
+/** Reads a complete file as UTF-8 text. Rejects with `StorageFailed` if the file cannot be read. */
 export async function readText(path: string): Promise<string> {
   try {
     return await readFile(path, "utf8");

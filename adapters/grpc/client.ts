@@ -38,8 +38,8 @@ import { guardSession, guardStream } from "./session-guard.ts";
  * limits the rate to 1.3 MB/s.
  *
  * Both windows must have the same size. Bun's `setLocalWindowSize` also changes the window of new
- * streams, without informing the peer (https://github.com/oven-sh/bun/pull/40180). A peer that
- * assumes a smaller stream window would then stop sending forever.
+ * streams, without informing the peer. A peer that assumes a smaller stream window would then stop
+ * sending forever (https://github.com/oven-sh/bun/pull/40180).
  */
 const WINDOW_BYTES = 16 * 1024 * 1024;
 /**
