@@ -1,8 +1,8 @@
 /**
  * Test program: downloads a task to files, with settings from a configuration file.
  *
- * Its argument is an {@link AutoFetchOptions} as JSON. Each line of standard input is a path: the
- * program downloads the task to it and prints an {@link AutoFetchResult}. During a download it
+ * Its argument is an {@link AutoFetchOptions} as JSON. For each line of standard input, a path, it
+ * downloads the task to that path and prints an {@link AutoFetchResult}. During a download it
  * prints `piece` for each received piece.
  */
 import process from "node:process";
@@ -15,23 +15,23 @@ import type { ParentProgress } from "../../src/task/task.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** Argument of the program, as JSON. */
+/** Command-line argument of this program, as JSON. */
 export interface AutoFetchOptions {
   readonly config: string;
   readonly addr: PeerAddresses;
   readonly taskId: string;
   readonly contentLength: number;
   readonly pieceLength: number;
-  /** Delay in ms between protocol attempts: `auto.delay` of the downloader. */
+  /** Delay in ms between attempts over different protocols: `auto.delay` of the downloader. */
   readonly delay: number;
   readonly quicPeers: "known" | "any";
 }
 
-/** Result of one download, as printed. */
+/** Result of one download, which the program prints as JSON. */
 export interface AutoFetchResult {
   readonly error: string | undefined;
   readonly parents: readonly Pick<ParentProgress, "routes">[];
-  /** Protocol events since the previous download. */
+  /** Protocol events since the end of the previous download. */
   readonly chosen: readonly ProtocolEvent[];
 }
 

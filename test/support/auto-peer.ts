@@ -1,6 +1,6 @@
 /**
- * Test program: serves one task of seeded bytes over the protocols named in its argument, an
- * {@link AutoPeerOptions}, and prints its addresses as JSON.
+ * Test program: serves one task of seeded bytes over several protocols. Its argument is an {@link
+ * AutoPeerOptions} as JSON. It prints its address for each protocol as JSON.
  */
 import process from "node:process";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -10,16 +10,16 @@ import type { Protocol } from "../../src/transport/protocol.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** Argument of the program, as JSON. */
+/** Command-line argument of this program, as JSON. */
 export interface AutoPeerOptions {
   readonly taskId: string;
   readonly seed: number;
   readonly contentLength: number;
   readonly pieceLength: number;
-  /** Port of each served protocol; 0 picks a free port. */
+  /** Port of each served protocol; 0 selects a free port. A missing protocol is not served. */
   readonly ports: Partial<Record<Protocol, number>>;
   readonly uploadRateLimit?: number;
-  /** Bind address. Default: 127.0.0.1. */
+  /** IP address to listen on. Default: 127.0.0.1. */
   readonly host?: string;
 }
 

@@ -1,4 +1,4 @@
-/** Certificates for TLS tests: authorities and the certificates issued by them. */
+/** Certificates for TLS tests: authorities, and certificates that they issue. */
 import { generate } from "selfsigned";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 
@@ -10,30 +10,31 @@ export interface CertificateOptions {
    * Subject alternative names: DNS names and IP addresses. Default: `localhost`, 127.0.0.1, ::1.
    */
   readonly names?: readonly string[];
-  /** Start of validity, in days from now. Default: -1. */
+  /** Start of the validity period, in days from now. Default: -1 (yesterday). */
   readonly from?: number;
-  /** End of validity, in days from now. Default: 30. */
+  /** End of the validity period, in days from now. Default: 30. */
   readonly to?: number;
 }
 
-/** A certificate authority. */
+/** Certificate authority, which issues certificates for tests. */
 export interface Authority {
-  /** Certificate of the authority itself, PEM. */
+  /** Certificate of the authority itself, in PEM form. */
   readonly cert: string;
   /**
-   * Issues a certificate. Returns its chain: the certificate, then intermediates, without the root.
+   * Issues a certificate. Returns its key and its chain: the certificate, then the intermediate
+   * authorities, without the root.
    */
   issue(options?: CertificateOptions): Promise<TlsIdentity>;
-  /** Creates an intermediate authority signed by this one. */
+  /** Creates an intermediate authority whose certificate this authority signs. */
   intermediate(name: string): Promise<Authority>;
 }
 
-/** Creates a root authority. */
+/** Creates a root certificate authority with a self-signed certificate. */
 export async function authority(name: string): Promise<Authority> {
   return authorityOf(await makeCertificate(name, {}, true), []);
 }
 
-/** Creates a self-signed certificate. */
+/** Creates a self-signed certificate with its key, which is not an authority. */
 export function selfSignedCertificate(options: CertificateOptions = {}): Promise<TlsIdentity> {
   return makeCertificate("self-signed", options, false);
 }

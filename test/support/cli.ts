@@ -25,22 +25,22 @@ import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { joined, seededBytes } from "./random.ts";
 
-/** Id of the task served by the tests' peers, in pieces of 1,000 bytes. */
+/** Id of the task that the tests' peers serve, in ten pieces of 1,000 bytes. */
 export const taskId: string = "ab".repeat(32);
 export const content: Uint8Array = seededBytes(7, 10_000);
-/** Command-line options for the content length and piece length of that task. */
+/** Command-line options for the content length and piece length of the task {@link taskId}. */
 export const lengths: readonly string[] = ["--content-length", "10000", "--piece-length", "1kB"];
-/** Addresses at which {@link withPeer} serves the task. */
+/** Address for each protocol at which {@link withPeer} serves the task. */
 export const peers = {
   quic: "10.0.0.7:4006",
   tcp: "10.0.0.7:4005",
   grpc: "10.0.0.7:4000",
 } as const;
 
-/** Environment with a state directory. {@link MemoryFace} writes nothing to it. */
+/** Environment variables that set a state directory. {@link MemoryFace} writes nothing to it. */
 export const env: Readonly<Record<string, string>> = { XDG_STATE_HOME: "/state" };
 
-/** Writable stream that collects everything written to it. */
+/** Writable stream that stores all chunks written to it. */
 export class Sink extends Writable {
   readonly isTTY: boolean;
   readonly columns: number;
@@ -70,7 +70,7 @@ export class Sink extends Writable {
   }
 }
 
-/** Creates a stream whose every write fails with EPIPE. */
+/** Creates a writable stream on which every write fails with EPIPE. */
 export function brokenPipe(): Writable {
   return new Writable({
     write: (_chunk, _encoding, done) =>
@@ -78,7 +78,7 @@ export function brokenPipe(): Writable {
   });
 }
 
-/** Streams, environment and clock of a command under test; each has a default. */
+/** Streams, environment variables and clock of a command under test. All are optional. */
 export interface RunOptions {
   readonly stdin?: string;
   readonly stdout?: Writable;
@@ -96,7 +96,7 @@ export interface RunResult {
   readonly err: string;
 }
 
-/** Runs the command in this process. */
+/** Runs the `vortex-peer` command in this process, with `face` as the package entry point. */
 export async function run(
   face: CliFace,
   args: readonly string[],
@@ -117,11 +117,14 @@ export async function run(
   return { code, out, err: err.text };
 }
 
-/** Runtime entry point over in-memory networks, one for each protocol. Records calls. */
+/**
+ * Package entry point for command tests, over an in-memory network for each protocol. Records the
+ * options of created downloaders and directories.
+ */
 export class MemoryFace implements CliFace {
   readonly made: CreateDownloaderOptions[] = [];
   readonly directories: DirectoryFlags[] = [];
-  /** Addresses that received a stat request. */
+  /** Address of the peer in each stat request, in request order. */
   readonly stats: string[] = [];
   readonly #networks = {
     quic: new MemoryTransport("quic"),
@@ -190,7 +193,7 @@ export class MemoryFace implements CliFace {
     };
   }
 
-  /** Creates a directory that answers from the store for every peer address. */
+  /** Creates a task directory that answers from the store, whatever the peer address is. */
   #directory(): TaskDirectory {
     const taskOf = async (asked: string): Promise<StoredTask> => {
       const task = await this.#store?.getTask(asked);
@@ -224,7 +227,10 @@ export class MemoryFace implements CliFace {
   }
 }
 
-/** Runs `use` with a face whose network has one peer, serving `store` at {@link peers}. */
+/**
+ * Calls `use` with an entry point whose network has one peer, which serves `store` at {@link
+ * peers}.
+ */
 export async function withPeer(
   use: (face: MemoryFace) => Promise<void>,
   store: PieceStore = taskStore(),
@@ -250,7 +256,10 @@ export function taskStore(): MemoryPieceStore {
   return store;
 }
 
-/** Creates a face whose downloader calls `downloadPiece` for every protocol and sends no stat. */
+/**
+ * Creates an entry point whose downloader calls `downloadPiece` for every protocol. It sends no
+ * stat requests.
+ */
 export function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
   const close = async (): Promise<void> => {};
   const none = (): never => assert.fail("no transport is used");
@@ -270,7 +279,7 @@ export function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
 export const failing = (code: ErrorCode, message = "as the test wants it"): CliFace =>
   faceWith(() => Promise.reject(new VortexError(code, message)));
 
-/** Piece request that stays pending until its signal aborts. */
+/** Returns a promise for a piece request that stays pending until `signal` aborts. */
 export function neverAnswered({ signal }: CallOptions = {}): Promise<never> {
   return new Promise((_resolve, reject) => {
     const onAbort = (): void => reject(signal?.reason);
@@ -279,7 +288,10 @@ export function neverAnswered({ signal }: CallOptions = {}): Promise<never> {
   });
 }
 
-/** Creates a downloader and a server with the usual task; disposing it closes both. */
+/**
+ * Creates a downloader, and a server that serves the task {@link taskId}. Disposing the result
+ * closes both.
+ */
 export async function downloaderWithServer(): Promise<
   Pick<Downloader, "downloadPiece"> & AsyncDisposable
 > {

@@ -1,6 +1,7 @@
 /**
- * Test program without protocol-specific code: downloads a task with the configuration file named
- * by `VORTEX_PEER_CONFIG`. Prints the protocol in use and the SHA-256 of the content.
+ * Test program: downloads a task with the settings of the configuration file that
+ * `VORTEX_PEER_CONFIG` names. It has no protocol-specific code. It prints the configured protocol
+ * and the SHA-256 of the content.
  *
  *     config-client.ts API_ADDRESS TASK_ID
  */

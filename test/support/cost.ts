@@ -1,12 +1,15 @@
 /** Counts allocations, copies and calls instead of time, so results are equal on every machine. */
 
-/** Bytes allocated and bytes copied by JavaScript in this process. */
+/** Number of bytes that JavaScript code in this process has allocated and copied. */
 export interface ByteCosts {
   readonly allocated: number;
   readonly copied: number;
 }
 
-/** Counts bytes until `stop` is called. Patches globals, so only one counter may run at a time. */
+/**
+ * Counts allocated and copied bytes until `stop` is called. Replaces global constructors and
+ * methods, so only one counter may run at a time.
+ */
 export function countBytes(): { readonly costs: () => ByteCosts; readonly stop: () => void } {
   const Native = Uint8Array;
   const NativeBuffer = ArrayBuffer;
@@ -55,10 +58,13 @@ export function countBytes(): { readonly costs: () => ByteCosts; readonly stop: 
   };
 }
 
-/** Counts method calls on all instances of a class, by method name, until `stop` is called. */
+/**
+ * Counts method calls on all instances of a class until `stop` is called.
+ * @param prototype prototype of the class
+ */
 export function countCalls(prototype: object): {
   readonly calls: ReadonlyMap<string, number>;
-  /** Calls that returned a value other than null, by method name. */
+  /** Number of calls that returned a value other than null, by method name. */
   readonly nonNullCalls: ReadonlyMap<string, number>;
   readonly stop: () => void;
 } {

@@ -1,11 +1,11 @@
-/** Reads exported symbols and their docstrings from `deno doc`. */
+/** Reads the exported symbols and their docstrings from the output of `deno doc`. */
 import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { root } from "./run.ts";
 import { type Sample, samplesIn } from "./samples.ts";
 
-/** Exported symbol, or public member of an exported symbol. */
+/** Exported symbol, or public member of an exported symbol, with its documentation. */
 export interface Documented {
   /** Symbol name such as `VortexError`, or `VortexError.code` for a member. */
   readonly name: string;
@@ -36,8 +36,8 @@ interface DocModule {
 }
 
 /**
- * Lists the exports of the package's entry files, each symbol and member once. A member without a
- * docstring inherits that of the interface it implements.
+ * Lists the symbols that the package's entry files export, each symbol and member once. A member
+ * without a docstring has that of the interface that its class implements.
  */
 export async function exportedDocs(entries: readonly string[]): Promise<Documented[]> {
   const found = new Map<string, Documented>();
@@ -74,7 +74,10 @@ async function symbolsOf(entry: string): Promise<DocModule["symbols"]> {
   return Object.values(nodes).flatMap(({ symbols }) => symbols);
 }
 
-/** Selects members that need a docstring: not overrides, `#private` or `[Symbol.*]` members. */
+/**
+ * Returns true if a member needs a docstring: it is no override, and no `#private` or `[Symbol.*]`
+ * member.
+ */
 function isPublic({ name, accessibility, isOverride }: DocNode): boolean {
   return (
     accessibility === undefined &&

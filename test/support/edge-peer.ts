@@ -4,7 +4,7 @@ import { rolldown } from "rolldown";
 import type { TaskPlan } from "../../src/piece.ts";
 import type { EdgeFetch, EdgeResult } from "./edge-worker.ts";
 
-/** Module bundled into one file, and its remaining imports: modules provided by the runtime. */
+/** Module bundled into one file, and the imports left in it: modules that the runtime provides. */
 export interface EdgeBundle {
   readonly code: string;
   readonly imports: readonly string[];
@@ -13,14 +13,23 @@ export interface EdgeBundle {
 /** Client of the tests' edge worker, which runs in a separate workerd process on loopback. */
 export interface EdgeClient {
   readonly url: URL;
-  /** Downloads and verifies all pieces of a task from `addr` over TCP, one after the other. */
+  /**
+   * Downloads all pieces of a task from `addr` over TCP, one after the other, and verifies their
+   * digests.
+   */
   fetchTask(addr: string, taskId: string, plan: TaskPlan): Promise<EdgeResult>;
-  /** Downloads pieces as `request` says. A `VortexError` is returned in the result, not thrown. */
+  /**
+   * Downloads the pieces that `request` selects. A `VortexError` is part of the result, and not
+   * thrown.
+   */
   fetch(request: EdgeFetch): Promise<EdgeResult>;
   close(): Promise<void>;
 }
 
-/** Bundles a module for an edge worker; `cloudflare:`, `node:` and `bun:` imports stay external. */
+/**
+ * Bundles a module for an edge worker. Imports of `cloudflare:`, `node:` and `bun:` modules are not
+ * bundled.
+ */
 export async function bundleForEdge(entry: string, minify = false): Promise<EdgeBundle> {
   const imports = new Set<string>();
   const bundle = await rolldown({
@@ -47,7 +56,10 @@ export async function bundleForEdge(entry: string, minify = false): Promise<Edge
   }
 }
 
-/** Starts the worker without compatibility flags and without access beyond this machine. */
+/**
+ * Starts the edge worker in workerd, without compatibility flags and without access beyond this
+ * machine.
+ */
 export async function startEdgeClient(): Promise<EdgeClient> {
   const { code } = await bundleForEdge("test/support/edge-worker.ts");
   const miniflare = new Miniflare({

@@ -1,7 +1,7 @@
 /**
- * Edge-worker transport for the compliance suite. Dials run inside workerd, controlled over
- * `edge-wire.ts`; listeners run in this process, on node:net. Results of the worker are passed
- * through unchanged.
+ * Edge-worker transport for the compliance suite. It dials inside workerd, which it controls over
+ * `edge-wire.ts`, and listens in this process with node:net. It returns the worker's results
+ * unchanged.
  */
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { VortexError } from "../../src/errors.ts";
@@ -32,13 +32,16 @@ interface Reply {
   readonly payload: Uint8Array;
 }
 
-/** Transport that dials inside a worker. */
+/** Transport that dials inside an edge worker. */
 export interface EdgeTransport extends Transport {
   /** Closes all dialled connections and the worker. */
   end(): Promise<void>;
 }
 
-/** Creates the transport of `edge`. Its `end` also closes `edge`. */
+/**
+ * Creates a transport that dials inside the worker of `edge`. The transport's `end` also closes
+ * `edge`.
+ */
 export async function edgeTransport(edge: EdgeClient): Promise<EdgeTransport> {
   const control = await tcpTransport.listen({ host: "127.0.0.1", port: 0 });
   const sessionsByName = new Map<
@@ -85,7 +88,7 @@ export async function edgeTransport(edge: EdgeClient): Promise<EdgeTransport> {
   };
 }
 
-/** Controls one connection inside the worker. */
+/** Controls one connection that the worker dials. */
 class Session {
   #frames: FrameStream<EdgeReport, EdgeCall> | undefined;
   readonly #queuedCalls: EdgeCall[] = [];
@@ -103,7 +106,10 @@ class Session {
   });
   #reading: Promise<void> | undefined;
 
-  /** Attaches the worker's control stream: sends the queued calls and dispatches replies. */
+  /**
+   * Connects to the worker by the control stream `frames`. Sends the queued calls, and passes each
+   * reply to its call.
+   */
   start(frames: FrameStream<EdgeReport, EdgeCall>, reports: AsyncGenerator<Reply>): void {
     this.#frames = frames;
     for (const call of this.#queuedCalls.splice(0)) frames.send(call);
@@ -113,7 +119,7 @@ class Session {
     })();
   }
 
-  /** Rejects all pending calls with `error`. */
+  /** Rejects all calls that wait for a reply of the worker, with `error`. */
   fail(error: unknown): void {
     for (const { reject } of this.#calls.values()) reject(error);
     this.#calls.clear();
@@ -207,7 +213,10 @@ class Session {
     }
   }
 
-  /** Assigns a number to a signal and forwards its abort to the worker. */
+  /**
+   * Describes a signal for the worker by a number. When the signal aborts, informs the worker.
+   * Returns undefined without a signal.
+   */
   #describeSignal(signal: AbortSignal | undefined): EdgeSignal | undefined {
     if (signal === undefined) return undefined;
     const known = this.#signals.get(signal);

@@ -1,13 +1,13 @@
 /**
- * Protocol between a test and the transport inside a worker; both sides import this file. It sends
- * frames over a TCP stream, each with a JSON head and a binary payload.
+ * Protocol between a test and the transport inside an edge worker; both sides import this file. It
+ * sends frames over a TCP stream. Each frame has a JSON head and a binary payload.
  */
 import type { ErrorCode } from "../../src/errors.ts";
 import type { Address } from "../../src/transport/address.ts";
 import type { ByteStream } from "../../src/transport/transport.ts";
 import { joined } from "./random.ts";
 
-/** Call from the test to the worker. Calls with an `id` get a reply. */
+/** Call from a test to the transport inside the worker. A call with an `id` gets a reply. */
 export type EdgeCall =
   | {
       readonly do: "dial";
@@ -27,13 +27,16 @@ export type EdgeCall =
   | { readonly do: "abort"; readonly code?: number; readonly reason?: string }
   | { readonly do: "fire"; readonly signal: EdgeSignal };
 
-/** AbortSignal of the test, identified by a number. `reason` is set once the signal has aborted. */
+/** AbortSignal of the test, identified by a number. `reason` is set if the signal has aborted. */
 export interface EdgeSignal {
   readonly number: number;
   readonly reason?: { readonly code?: ErrorCode; readonly message: string };
 }
 
-/** `VortexError` of the worker. A signal's reason is sent as the number of the signal. */
+/**
+ * `VortexError` that the worker sends to the test. If a signal's reason caused the error, it has
+ * the number of the signal.
+ */
 export interface EdgeFailure {
   readonly code: ErrorCode;
   readonly message: string;
@@ -43,7 +46,9 @@ export interface EdgeFailure {
   readonly causeOf?: number;
 }
 
-/** Message from the worker to the test: a reply to the call `id`, or an event. */
+/**
+ * Message from the worker to the test: the reply to the call `id`, or an event of the connection.
+ */
 export type EdgeReport =
   | { readonly session: string }
   | { readonly id: number; readonly failure?: EdgeFailure; readonly ended?: boolean }
@@ -64,7 +69,8 @@ export type EdgeReport =
 const FRAME_HEADER_BYTES = 8;
 
 /**
- * Sends and receives frames over a byte stream. Header: lengths of head and payload, 4 bytes each.
+ * Sends and receives frames over a byte stream. A frame starts with the lengths of its head and its
+ * payload, in bytes, as big-endian uint32.
  */
 export class FrameStream<In, Out> {
   readonly #stream: ByteStream;
@@ -75,7 +81,7 @@ export class FrameStream<In, Out> {
     this.#stream = stream;
   }
 
-  /** Sends a frame. Frames sent in the same turn go out in one write and arrive together. */
+  /** Sends a frame. All frames sent in one turn of the event loop are sent in one write. */
   send(head: Out, payload: Uint8Array = new Uint8Array(0)): void {
     const text = new TextEncoder().encode(JSON.stringify(head));
     const lengths = new Uint8Array(FRAME_HEADER_BYTES);
@@ -92,7 +98,7 @@ export class FrameStream<In, Out> {
     this.#sending.catch(() => {});
   }
 
-  /** Yields frames until the stream ends or fails. */
+  /** Yields the received frames until the stream ends or fails. */
   async *frames(): AsyncGenerator<{ readonly head: In; readonly payload: Uint8Array }, void, void> {
     let chunks: Uint8Array[] = [];
     let held = 0;

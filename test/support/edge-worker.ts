@@ -1,7 +1,7 @@
 /**
- * Worker that runs in workerd for the tests. Downloads pieces (`/fetch`), and exposes its transport
- * to a test over `edge-wire.ts` (`/session`). Uses only the package's worker entry and web
- * standards.
+ * Edge worker for the tests, which runs in workerd. `/fetch` downloads pieces. `/session` lets a
+ * test control the worker's transport over `edge-wire.ts`. It uses only the package's entry for
+ * workers, and web standards.
  */
 import {
   type ByteStream,
@@ -22,25 +22,26 @@ import {
   FrameStream,
 } from "./edge-wire.ts";
 
-/** Body of a request to `/fetch`: the pieces to download. */
+/** Body of an HTTP request to `/fetch`, which selects the pieces to download. */
 export interface EdgeFetch {
   readonly addr: string;
   readonly taskId: string;
-  /** Piece numbers, in the order in which the pieces are hashed. */
+  /** Numbers of the pieces, in the order in which their content is hashed. */
   readonly pieces: readonly number[];
   readonly options?: Partial<CreateDownloaderOptions>;
-  /** Downloads all pieces concurrently. Default: one after the other. */
+  /** Downloads all pieces concurrently. Default: one piece after the other. */
   readonly concurrent?: boolean;
-  /** Uses one downloader for all requests. Default: a new downloader for each request. */
+  /** Uses the same downloader for all HTTP requests. Default: a new downloader for each request. */
   readonly shared?: boolean;
   /**
-   * Point at which the download is given up. The signal aborts before the call, 50 ms into it
-   * (`waiting`) or after the first chunk (`reading`); `cancel` cancels the content there instead.
+   * Point at which the download is aborted by its signal: before the call, 50 ms after the call
+   * (`waiting`), or after the first chunk (`reading`). With `cancel`, the content is cancelled
+   * after the first chunk instead.
    */
   readonly abortAt?: "before" | "waiting" | "reading" | "cancel";
 }
 
-/** Response to {@link EdgeFetch}: length and digests of the received content. */
+/** Response to an {@link EdgeFetch}: length in bytes and digests of the received content. */
 export interface EdgeResult {
   readonly length: number;
   readonly crc32: string;
@@ -136,7 +137,10 @@ async function streamPiece(
   }
 }
 
-/** Dials the test at `control` and runs its calls until it ends the control stream. */
+/**
+ * Connects to the test at the address `control`. Runs the calls of the test until it ends the
+ * connection.
+ */
 async function serveConnection(control: string, session: string): Promise<void> {
   const connection = await workersTransport.dial(parseAddress(control));
   const frames = new FrameStream<EdgeCall, EdgeReport>(await connection.openStream());
@@ -147,7 +151,7 @@ async function serveConnection(control: string, session: string): Promise<void> 
   connection.abort();
 }
 
-/** Runs a test's calls on one connection of the workers' transport. */
+/** Runs the calls of a test on one connection of the workers' transport. */
 class RemoteControlledConnection {
   readonly #frames: FrameStream<EdgeCall, EdgeReport>;
   readonly #signals = new Map<number, AbortController>();
@@ -158,9 +162,7 @@ class RemoteControlledConnection {
     this.#frames = frames;
   }
 
-  /**
-   * Starts a call before returning, so that calls take effect in the order in which they arrive.
-   */
+  /** Starts a call synchronously, so that calls take effect in the order in which they arrive. */
   dispatch(call: EdgeCall, payload: Uint8Array): void {
     switch (call.do) {
       case "dial":
@@ -237,7 +239,8 @@ class RemoteControlledConnection {
   }
 
   /**
-   * Replies with the result of a call, unless `run` resolved with `true`: it has sent its reply.
+   * Sends the reply to a call when `run` settles. Sends no reply if `run` resolves with `true`:
+   * then `run` has sent the reply itself.
    */
   #answer(id: number, run: () => Promise<unknown>): void {
     run().then(

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 
-/** Returns the `VortexError` thrown by `run`. Rethrows other errors; fails if nothing is thrown. */
+/**
+ * Returns the `VortexError` that `run` throws. Rethrows any other error. Fails the test if `run`
+ * does not throw.
+ */
 export function thrownBy(run: () => unknown): VortexError {
   try {
     run();
@@ -13,8 +16,8 @@ export function thrownBy(run: () => unknown): VortexError {
 }
 
 /**
- * Returns the `VortexError` that `promise` rejects with. Rethrows other errors; fails if it
- * resolves.
+ * Returns the `VortexError` with which `promise` rejects. Rethrows any other error. Fails the test
+ * if `promise` resolves.
  */
 export async function rejectionOf(promise: Promise<unknown>): Promise<VortexError> {
   try {
@@ -26,14 +29,16 @@ export async function rejectionOf(promise: Promise<unknown>): Promise<VortexErro
   assert.fail("the promise was not rejected");
 }
 
-/** Asserts that `run` throws a `VortexError` with `code`, and returns that error. */
+/** Asserts that `run` throws a `VortexError` with the code `code`, and returns the error. */
 export function assertThrows(run: () => unknown, code: ErrorCode): VortexError {
   const error = thrownBy(run);
   assert.equal(error.code, code, error.message);
   return error;
 }
 
-/** Asserts that `promise` rejects with a `VortexError` with `code`, and returns that error. */
+/**
+ * Asserts that `promise` rejects with a `VortexError` with the code `code`, and returns the error.
+ */
 export async function assertRejects(
   promise: Promise<unknown>,
   code: ErrorCode,

@@ -8,7 +8,7 @@ interface FakeTimer {
   readonly background: boolean;
 }
 
-/** Clock that advances only when a test calls `advance` or `advanceUntil`. */
+/** Clock whose time advances only when a test calls `advance` or `advanceUntil`. */
 export class FakeClock implements Clock {
   readonly #timers = new Set<FakeTimer>();
   #now: number;
@@ -22,7 +22,7 @@ export class FakeClock implements Clock {
     return this.#timers.size;
   }
 
-  /** Number of pending timers that would keep a process alive. */
+  /** Number of pending timers that would keep a real process alive. */
   get foregroundPending(): number {
     return [...this.#timers].filter(({ background }) => !background).length;
   }
@@ -42,7 +42,10 @@ export class FakeClock implements Clock {
     return { cancel: () => this.#timers.delete(timer) };
   }
 
-  /** Advances time, firing due timers in order. Runs microtasks and event-loop turns after each. */
+  /**
+   * Advances the time by `milliseconds`, and fires the due timers in order. After each timer, runs
+   * pending microtasks and event-loop turns.
+   */
   async advance(milliseconds: number): Promise<void> {
     const target = this.#now + milliseconds;
     await settle();
@@ -56,9 +59,9 @@ export class FakeClock implements Clock {
   }
 
   /**
-   * Advances time in steps of `step` ms until `promise` settles. Returns the elapsed fake time in
-   * ms. Beyond `limit` ms it waits 20 ms of real time per step, for sockets, and throws after 500
-   * such steps.
+   * Advances the time in steps of `step` ms until `promise` settles. Returns the elapsed fake time
+   * in ms. After `limit` ms of fake time, also waits 20 ms of real time per step, for sockets.
+   * Throws after 500 such steps.
    */
   async advanceUntil(promise: Promise<unknown>, limit: number, step = 1000): Promise<number> {
     let settled = false;
@@ -90,7 +93,9 @@ export class FakeClock implements Clock {
   }
 }
 
-/** Creates a runtime with a fake clock and a random source whose bytes are all 7. */
+/**
+ * Creates a runtime with a fake clock, and a random source that always returns bytes of value 7.
+ */
 export function fakeRuntime(
   clock: FakeClock = new FakeClock(),
 ): Runtime & { readonly clock: FakeClock } {

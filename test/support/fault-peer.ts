@@ -1,13 +1,13 @@
 /**
  * Test program: a peer whose process is killed, whose event loop is blocked, or whose file
- * descriptors are exhausted. Serves one task for each protocol and prints the ports as JSON. Then
- * it reads commands from standard input and replies to each with one line:
+ * descriptors are exhausted. It serves one task for each protocol, and prints the ports as JSON.
+ * Then it reads commands from standard input, and replies to each command with one line:
  *
  * - `block N` replies `blocking`, then blocks the event loop for N ms.
  * - `exhaust` opens files until no descriptors are left, and replies `exhausted COUNT`.
  * - `free` closes these files and replies `freed`.
- * - `reports` replies the distinct error codes reported to `onError`, and clears them.
- * - `fetch P` fetches piece 0 twice over protocol P from the peer `other`; replies both outcomes.
+ * - `reports` replies the distinct error codes that `onError` received since the last `reports`.
+ * - `fetch P` fetches piece 0 twice over protocol P from the peer `other`. Replies both outcomes.
  */
 import { closeSync, openSync, writeSync } from "node:fs";
 import process from "node:process";
@@ -20,40 +20,44 @@ import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** Protocol of a fault peer. */
+/** Protocol over which a fault peer serves. */
 export type FaultProtocol = "quic" | "tcp" | "grpc";
 
-/** One number for each protocol. */
+/** Number for each protocol, such as a port. */
 export type PerProtocol = Readonly<Record<FaultProtocol, number>>;
 
-/** Argument of the program, as JSON. */
+/** Command-line argument of this program, as JSON. */
 export interface FaultPeerOptions {
   readonly seed: number;
   readonly contentLength: number;
   readonly pieceLength: number;
   readonly identity: TlsIdentity;
-  /** Ports to bind. Default: free ports. */
+  /** Port to listen on for each protocol. Default: free ports. */
   readonly ports?: PerProtocol;
   /**
-   * Number of pieces sent whole for each protocol's task. Later pieces stall after a part of their
-   * content; the first stalled piece prints the line `held P`. Default: unlimited.
+   * Number of piece requests that are served completely, for each protocol. Content for later
+   * requests stalls after its first part. The first stalled request prints the line `held
+   * PROTOCOL`. Default: unlimited.
    */
   readonly budget?: PerProtocol;
-  /** Peer for `fetch`: its port for each protocol, and its certificate's fingerprint. */
+  /**
+   * Peer that the command `fetch` downloads from: its port for each protocol, and the fingerprint
+   * of its certificate.
+   */
   readonly other?: { readonly ports: PerProtocol; readonly fingerprint: string };
 }
 
-/** Ports of the peer and the fingerprint of its certificate, as printed. */
+/** Ports of the peer and the fingerprint of its certificate, which the program prints as JSON. */
 export interface FaultPeerPorts extends PerProtocol {
   readonly fingerprint: string;
 }
 
-/** Returns the id of the task served over `protocol`. */
+/** Returns the id of the task that a fault peer serves over `protocol`. */
 export function faultTaskId(protocol: FaultProtocol): string {
   return { quic: "a1", tcp: "b2", grpc: "c3" }[protocol].repeat(32);
 }
 
-/** All protocols of a fault peer. */
+/** All protocols over which a fault peer serves. */
 export const faultProtocols: readonly FaultProtocol[] = ["quic", "tcp", "grpc"];
 
 const argument = process.argv[2];
@@ -125,7 +129,10 @@ async function serve(options: FaultPeerOptions): Promise<void> {
   }
   process.exit(0);
 
-  /** Fetches piece 0 with a new downloader. Returns `right`, `wrong`, or the error's code. */
+  /**
+   * Fetches piece 0 with a new downloader. Returns `right` or `wrong` for its content, or an error
+   * code.
+   */
   async function fetchFirst(
     protocol: FaultProtocol,
     { ports, fingerprint }: NonNullable<FaultPeerOptions["other"]>,

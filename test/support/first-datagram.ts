@@ -2,8 +2,8 @@ import { createSocket } from "node:dgram";
 import type { Transport } from "../../src/transport/transport.ts";
 
 /**
- * Captures the first datagram of a client of `transport`: an Initial packet (RFC 9000, section
- * 17.2.2).
+ * Returns the first datagram that a client of a QUIC transport sends: an Initial packet (RFC 9000,
+ * section 17.2.2).
  */
 export async function firstDatagram(transport: Transport): Promise<Uint8Array> {
   const socket = createSocket("udp4");
@@ -27,8 +27,8 @@ export async function firstDatagram(transport: Transport): Promise<Uint8Array> {
 }
 
 /**
- * Copies a datagram with an unsupported version (RFC 9000, section 15). Servers answer with Version
- * Negotiation.
+ * Returns a copy of a client's first datagram, with an unsupported QUIC version (RFC 9000, section
+ * 15). Servers answer it with Version Negotiation.
  */
 export function unknownVersion(datagram: Uint8Array): Uint8Array {
   const changed = Uint8Array.from(datagram);

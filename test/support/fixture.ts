@@ -5,46 +5,54 @@ import type { Transport } from "../../src/transport/transport.ts";
 import { assertRejects } from "./failures.ts";
 
 /**
- * Options that a test may set on a transport. A transport without an option ignores it, and lists
- * the tests it fails as gaps.
+ * Options that a test sets on the transport under test. A transport that lacks an option ignores
+ * it. Its fixture then lists the failing tests as gaps.
  */
 export interface TransportTuning {
-  /** Idle timeout in ms. */
+  /** Idle timeout of connections, in ms. */
   readonly idleTimeout?: number;
-  /** Keep-alive interval of the dialling side, in ms. */
+  /** Interval of keep-alive packets from the dialling side, in ms. */
   readonly keepAlive?: number;
-  /** IP addresses that every host name resolves to. Default: the system's resolver. */
+  /** IP addresses to which every host name resolves. Default: those of the system's resolver. */
   readonly addresses?: readonly string[];
 }
 
-/** Transport under test. */
+/** Transport under test, and its properties that the tests must know. */
 export interface TransportFixture {
-  /** Creates a separate transport for each call. */
+  /** Creates a new transport on each call. */
   transport(tuning?: TransportTuning): Promise<Transport>;
-  /** Address to listen on; port 0 selects a free port. */
+  /** Address for listeners of the tests; port 0 selects a free port. */
   readonly listenAddress: Address;
-  /** True for QUIC: datagrams can pass through a relay, and there is always TLS. */
+  /**
+   * True for QUIC transports. Tests can pass their datagrams through a relay, and they always use
+   * TLS.
+   */
   readonly overUdp?: boolean;
-  /** True if it resolves host names, and so respects {@link TransportTuning.addresses}. */
+  /**
+   * True if the transport resolves host names, and so supports {@link TransportTuning.addresses}.
+   */
   readonly resolvesNames?: boolean;
-  /** True if a connection ends when its early data is refused. */
+  /** True if a refusal of early data ends the connection. */
   readonly endsWithEarlyData?: boolean;
-  /** True if all connections dialled by one transport share a socket, and so a port. */
+  /** True if all connections that one transport dials share a UDP socket, and so a local port. */
   readonly sharesSocket?: boolean;
   /**
-   * Key in `fixtures` for peers in separate processes. Default: the name under which the suite
-   * runs, which must be a key.
+   * Name in `fixtures` by which a separate process finds this fixture. Default: the name under
+   * which the suite runs.
    */
   readonly peer?: string;
-  /** Maps a listener's address to the address to dial. Default: the same. */
+  /** Returns the address that clients dial to reach a listener. Default: the listener's address. */
   dialAddress?(listening: Address): Address;
-  /** Reasons why this transport cannot pass certain tests, by test name. Printed as skips. */
+  /**
+   * Reasons why this transport cannot pass certain tests, by test name. Those tests are skipped,
+   * and the reasons are printed.
+   */
   readonly gaps?: Readonly<Record<string, string>>;
 }
 
 const oneProcess = "it lives within one process, where no peer is silent or killed";
 
-/** The in-memory transport, which behaves like QUIC. */
+/** Fixture of the in-memory transport, which behaves like QUIC. */
 export const memoryFixture: TransportFixture = {
   transport: async () => new MemoryTransport(),
   listenAddress: { host: "127.0.0.1", port: 0 },
@@ -63,14 +71,15 @@ export const memoryFixture: TransportFixture = {
   },
 };
 
-/** Returns the address to dial a fixture's listener at. */
+/** Returns the address that clients dial to reach a listener of this fixture. */
 export function dialAddressOf(fixture: TransportFixture, listening: Address): Address {
   return fixture.dialAddress?.(listening) ?? listening;
 }
 
 /**
- * Registers a test, or a printed skip if the fixture's gaps contain `key`, by default the test's
- * name.
+ * Registers a test. If the fixture's gaps contain `key`, registers a skipped test with the reason
+ * instead.
+ * @param key default: the name of the test
  */
 export function itUnlessGap(
   fixture: Pick<TransportFixture, "gaps">,
@@ -83,17 +92,19 @@ export function itUnlessGap(
   else skipped(name, reason, run);
 }
 
-/** Registers a printed skip. The reason is part of the name, since not every runtime prints it. */
+/**
+ * Registers a skipped test. Its name contains the reason, because not every runtime prints reasons.
+ */
 export function skipped(name: string, reason: string, run: () => Promise<void>): void {
   it(`${name} [gap: ${reason}]`, { skip: reason }, run);
 }
 
-/** Key in `gaps` of a transport over which a reset looks like a clean end. */
+/** Key in the `gaps` of a transport that reports a reset of a stream as a clean end. */
 export const RESET_IS_REPORTED = "a reset differs from a clean end";
 
 /**
- * Asserts that `reading` rejects with `StreamReset`, or merely settles if the transport reports
- * resets as ends.
+ * Asserts that `reading` rejects with `StreamReset`. If the transport reports a reset as a clean
+ * end, only waits until `reading` settles.
  */
 export async function assertCutOff(
   fixture: Pick<TransportFixture, "gaps">,

@@ -8,16 +8,19 @@ import { tcpTransportWith } from "../../adapters/tcp/transport.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { memoryFixture, type TransportFixture, type TransportTuning } from "./fixture.ts";
 
-/** Runtime that executes the tests. */
+/** JavaScript runtime that executes the tests. */
 export const runtimeName: "node" | "bun" | "deno" =
   "bun" in process.versions ? "bun" : "deno" in process.versions ? "deno" : "node";
 
-/** Returns the resolver for a tuning; undefined for the system's. */
+/**
+ * Returns a resolver for the `addresses` of a tuning, or undefined (the system's resolver) if they
+ * are not set.
+ */
 export function resolverOf({ addresses }: TransportTuning = {}): Resolver | undefined {
   return addresses && (async () => addresses);
 }
 
-/** Returns the timeouts that are set in a tuning. */
+/** Returns the timeouts of a tuning that are set, without its addresses. */
 function timeoutsOf({
   idleTimeout,
   keepAlive,
@@ -40,7 +43,7 @@ const cleanKill =
 
 const onSockets = "bytes between sockets take real time, which the fake clock does not wait for";
 
-/** TCP on node:net over loopback. */
+/** Fixture of the TCP transport on node:net, over loopback. */
 export const tcpFixture: TransportFixture = {
   transport: async (tuning) => tcpTransportWith(resolverOf(tuning)),
   listenAddress: { host: "127.0.0.1", port: 0 },
@@ -93,7 +96,10 @@ const quiche: TransportFixture = {
   },
 };
 
-/** QUIC on quiche over loopback; undefined on Deno, which has a separate QUIC implementation. */
+/**
+ * Fixture of QUIC on quiche, over loopback. Undefined on Deno, which has a QUIC implementation
+ * itself.
+ */
 export const quicheFixture: TransportFixture | undefined =
   runtimeName === "deno" ? undefined : quiche;
 
@@ -105,8 +111,8 @@ const noIcmp = "Deno does not report ICMP errors: the dial ends by its signal";
 const IDENTITY = "VORTEX_PEER_TEST_IDENTITY";
 
 /**
- * Returns a certificate for both sides, shared with child processes: Deno cannot disable
- * verification.
+ * Returns a certificate that both sides use, also in child processes. Clients must trust a known
+ * certificate, because Deno cannot disable verification.
  */
 async function sharedIdentity(): Promise<TlsIdentity> {
   const inherited = process.env[IDENTITY];
@@ -116,7 +122,7 @@ async function sharedIdentity(): Promise<TlsIdentity> {
   return identity;
 }
 
-/** Creates the fixture of Deno's QUIC. */
+/** Creates the fixture of Deno's QUIC implementation, over loopback. */
 const denoQuic = (identity: TlsIdentity): TransportFixture => ({
   transport: (tuning) =>
     denoQuicTransportWith(resolverOf(tuning), {
@@ -146,7 +152,7 @@ const denoQuic = (identity: TlsIdentity): TransportFixture => ({
   },
 });
 
-/** QUIC by Deno over loopback; undefined on other runtimes. */
+/** Fixture of Deno's QUIC implementation, over loopback. Undefined on other runtimes. */
 export const denoQuicFixture: TransportFixture | undefined =
   runtimeName === "deno" ? denoQuic(await sharedIdentity()) : undefined;
 
@@ -167,11 +173,11 @@ const nodeQuic: TransportFixture = {
   },
 };
 
-/** QUIC by the runtime's node:quic over loopback; undefined on runtimes without it. */
+/** Fixture of the runtime's node:quic, over loopback. Undefined on runtimes other than Bun. */
 export const nodeQuicFixture: TransportFixture | undefined =
   runtimeName === "bun" ? nodeQuic : undefined;
 
-/** All transports that tests of client and server run over, by name. */
+/** Fixtures of all transports for the tests of client and server, by name. */
 export const fixtures: Readonly<Record<string, TransportFixture>> = {
   memory: memoryFixture,
   tcp: tcpFixture,

@@ -1,11 +1,13 @@
 /**
- * Fetches pieces over QUIC without closing its downloader, in a separate process:
+ * Test program: fetches pieces over QUIC and does not close its downloader.
  *
  *     forgetful-peer.ts FACE ORDER
  *
- * FACE is `node`, `bun`, `node:quic` or `deno`; ORDER is a `ForgetfulOrder` in JSON.
+ * FACE names the package entry point or binding: `node`, `bun`, `node:quic` or `deno`. ORDER is a
+ * `ForgetfulOrder` in JSON.
  *
- * Prints the length of each fetched piece in bytes. Exits on its own.
+ * It prints the length of each fetched piece in bytes. It calls no `exit`, so it ends only if
+ * nothing keeps the process alive.
  */
 import process from "node:process";
 import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
@@ -25,7 +27,9 @@ for (const number of numbers) {
   console.log((await piece.bytes()).length);
 }
 
-/** Imports the entry point of one runtime only, since those of other runtimes may not load. */
+/**
+ * Imports only the entry point of the given runtime, because other entry points may not load on it.
+ */
 function faceOf(runtime: string | undefined): Promise<Pick<Face, "createDownloader">> {
   if (runtime === "bun") return import("../../entry/bun.ts");
   return runtime === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");

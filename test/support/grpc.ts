@@ -5,7 +5,9 @@ import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 
-/** Creates the handlers of a peer that implements only `methods` of the upload service. */
+/**
+ * Creates the gRPC handlers of a peer that implements only the given methods of `DfdaemonUpload`.
+ */
 export function scriptedPeer(
   methods: Partial<ServiceImpl<typeof DfdaemonUpload>>,
 ): readonly UniversalHandler[] {
@@ -15,11 +17,11 @@ export function scriptedPeer(
 }
 
 /**
- * gRPC binding that connects every address to one in-process peer. Messages are encoded as gRPC,
- * with envelopes and trailers, but without HTTP/2.
+ * gRPC binding that connects to a peer in the same process, whatever address is dialled. Messages
+ * are encoded as in gRPC, with message headers and trailers, but without HTTP/2.
  */
 export class MemoryGrpcBinding implements GrpcBinding {
-  /** Dialled addresses, in order. */
+  /** Addresses that were dialled, in order, as `host:port`. */
   readonly dialled: string[] = [];
   readonly connections: MemoryGrpcConnection[] = [];
   readonly #handlers: readonly UniversalHandler[];
@@ -39,10 +41,10 @@ export class MemoryGrpcBinding implements GrpcBinding {
   }
 }
 
-/** Connection of {@link MemoryGrpcBinding}. */
+/** Connection that {@link MemoryGrpcBinding} dials. */
 export class MemoryGrpcConnection implements GrpcConnection {
   readonly closed: Promise<void>;
-  /** Signals received bytes to every call. */
+  /** Callback of the most recent call for received bytes. Tests call it to simulate them. */
   onBytes: () => void = () => {};
   readonly #handlers: readonly UniversalHandler[];
   readonly #maxMessageLength: number;
@@ -82,7 +84,7 @@ export class MemoryGrpcConnection implements GrpcConnection {
     });
   }
 
-  /** Simulates a lost connection: pending calls fail and the connection closes. */
+  /** Simulates a lost connection: fails the pending calls and closes the connection. */
   lose(): void {
     this.#life.abort();
   }
@@ -93,8 +95,9 @@ export class MemoryGrpcConnection implements GrpcConnection {
 }
 
 /**
- * Creates a client that calls handlers like an HTTP/2 server. It reads trailers after the body, and
- * an aborted call ends the handler's body. Connect's `createUniversalHandlerClient` does neither.
+ * Creates a client that calls handlers in the same way as an HTTP/2 server. It reads the trailers
+ * after the body, and an aborted call ends the handler's body. Connect's
+ * `createUniversalHandlerClient` does neither.
  */
 function clientOf(handlers: readonly UniversalHandler[]): UniversalClientFn {
   return async ({

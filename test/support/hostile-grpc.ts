@@ -1,6 +1,6 @@
 /**
- * gRPC peer that sends faulty responses. The requested task id selects the fault, so one server can
- * play all faults for any number of clients.
+ * gRPC peer that sends faulty responses. The task id of a request selects the fault. So one server
+ * can send all faults to any number of clients.
  */
 import { Buffer } from "node:buffer";
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
@@ -29,33 +29,38 @@ import {
 import type { FaultGroup, FaultOutcome } from "./hostile-vortex.ts";
 import { joined, seededBytes } from "./random.ts";
 
-/** Call of a client: DownloadPiece, StatLocalTask, SyncPieces or DownloadPersistentCacheTask. */
+/**
+ * Short name of an RPC method: DownloadPiece, StatLocalTask, SyncPieces or
+ * DownloadPersistentCacheTask.
+ */
 export type GrpcCall = "piece" | "stat" | "sync" | "task";
 
-/** All calls. Task ids contain the index of a call. */
+/** Short names of all RPC methods. A task id contains the index of a name. */
 export const grpcCalls: readonly GrpcCall[] = ["piece", "stat", "sync", "task"];
 
-/** One kind of faulty response. */
+/** Kind of faulty response that a {@link hostileGrpc} server can send. */
 export interface GrpcFault {
   readonly name: string;
   readonly group: FaultGroup;
-  /** Calls to which the fault applies. Default: all. */
+  /** RPC methods to which the fault applies. Default: all. */
   readonly calls?: readonly GrpcCall[];
-  /** Number of variants, numbered from 0. Default: 1. */
+  /**
+   * Number of variants of the fault for an RPC method. Variants are numbered from 0. Default: 1.
+   */
   readonly variants?: (call: GrpcCall) => number;
-  /** Allowed outcomes of a call that receives this fault. */
+  /** Allowed outcomes of a call that receives this faulty response. */
   codes(call: GrpcCall, variant: number): readonly FaultOutcome[];
-  /** Set if the fault may leave the call to end by its deadline. */
+  /** True if a call that receives this fault may wait until its deadline. */
   readonly silent?: boolean;
   play(exchange: Http2Exchange, answer: ValidAnswer): void;
 }
 
-/** Valid response to a request, which a fault corrupts. */
+/** Valid response to a request, which a fault changes before it is sent. */
 export interface ValidAnswer {
   readonly call: GrpcCall;
-  /** Requested variant of the fault. */
+  /** Number of the fault's variant that the request selects. */
   readonly variant: number;
-  /** Task id in the request. */
+  /** Task id of the request. */
   readonly taskId: string;
   readonly messages: readonly Uint8Array[];
 }
@@ -63,7 +68,8 @@ export interface ValidAnswer {
 const ID = /[0-3][0-9a-f]{7}(?:fa){28}/;
 
 /**
- * Returns the task id that selects a fault and its variant; without a fault, the valid response.
+ * Returns a task id that selects a fault and its variant. Without `fault`, the id selects the valid
+ * response.
  */
 export function grpcFaultId(call: GrpcCall, fault?: GrpcFault, variant = 0): string {
   const index = fault === undefined ? 0xfff : grpcFaults.indexOf(fault);
@@ -71,7 +77,10 @@ export function grpcFaultId(call: GrpcCall, fault?: GrpcFault, variant = 0): str
   return digits + "fa".repeat(28);
 }
 
-/** Plays the fault selected by the task id of each request. */
+/**
+ * Script of an HTTP/2 server that sends the faulty response selected by the task id of each
+ * request.
+ */
 export const hostileGrpc: Http2Script = (exchange) => {
   const id = ID.exec(Buffer.from(exchange.body).toString("latin1"))?.[0];
   const call = grpcCalls[Number.parseInt(id?.[0] ?? "", 16)];
@@ -88,11 +97,11 @@ export const hostileGrpc: Http2Script = (exchange) => {
 };
 
 /**
- * Makes a call and returns its outcome. Throws on errors other than `VortexError` and on wrong
- * data.
+ * Calls an RPC method and returns the outcome. Throws on wrong data, and on errors other than
+ * `VortexError`.
  *
- * All bytes of content are compared. Stat results and piece announcements are only checked for
- * their form, because a client has nothing to compare them with.
+ * Compares all bytes of content. Checks only the form of stat results and piece announcements,
+ * because a client has nothing to compare them with.
  */
 export async function callGrpc(
   downloader: Pick<GrpcDownloader, "downloadPiece" | "statTask" | "syncPieces" | "downloadTask">,
@@ -162,7 +171,10 @@ function pieceBytes(number: number): Uint8Array {
 
 type PieceFields = MessageInitShape<typeof PieceSchema>;
 
-/** Fields of piece 3, the response to DownloadPiece. */
+/**
+ * Returns the fields of piece 3, for the valid response to DownloadPiece. `fields` overrides some
+ * of them.
+ */
 function wholePiece(fields: PieceFields = {}): PieceFields {
   const length = BigInt(CONTENT.length);
   return {
@@ -176,7 +188,10 @@ function wholePiece(fields: PieceFields = {}): PieceFields {
   };
 }
 
-/** Fields of a piece in the response to DownloadPersistentCacheTask. */
+/**
+ * Returns the fields of a piece, for the valid response to DownloadPersistentCacheTask. `fields`
+ * overrides some of them.
+ */
 function taskPiece(number: number, fields: PieceFields = {}): PieceFields {
   const content = pieceBytes(number);
   const offset = BigInt(number * PIECE_LENGTH);
@@ -267,10 +282,13 @@ function validMessages(call: GrpcCall, taskId: string): Uint8Array[] {
 
 const RESPONSE_HEADERS: Fields = { ":status": "200", "content-type": "application/grpc" };
 const OK_TRAILERS: Fields = { "grpc-status": "0" };
-/** Number of HTTP/2 error codes, used in RST_STREAM and GOAWAY (RFC 9113, section 7). */
+/** Number of HTTP/2 error codes, for RST_STREAM and GOAWAY (RFC 9113, section 7). */
 const ERROR_CODE_COUNT = 14;
 
-/** Encodes a length-prefixed gRPC message. `announced` is the length in its prefix. */
+/**
+ * Encodes a gRPC message with its header. `announced` is the length in the header, which may be
+ * wrong.
+ */
 function envelope(message: Uint8Array, flags = 0, announced: number = message.length): Uint8Array {
   return joined([Uint8Array.of(flags), uint32s(announced), message]);
 }
@@ -279,27 +297,27 @@ function envelopes({ messages }: ValidAnswer): Uint8Array {
   return joined(messages.map((message) => envelope(message)));
 }
 
-/** Sends a complete response: headers, `body` as DATA, and trailers. */
+/** Sends a complete response: headers, `body` as DATA frames, and trailers. */
 function send(exchange: Http2Exchange, body: Uint8Array, trailers: Fields = OK_TRAILERS): void {
   exchange.headers(RESPONSE_HEADERS);
   exchange.data(body);
   exchange.headers(trailers, true);
 }
 
-/** Sends a response without its trailers: headers and `body` as DATA. */
+/** Sends a response without trailers: headers, and `body` as DATA frames. The stream stays open. */
 function begin(exchange: Http2Exchange, body: Uint8Array): void {
   exchange.headers(RESPONSE_HEADERS);
   if (body.length > 0) exchange.data(body);
 }
 
-/** Client's limit for a message without its content, in bytes. */
+/** Client's limit for a message without its piece content, in bytes, for each RPC method. */
 const MAX_FIELD_BYTES: Readonly<Record<GrpcCall, number>> = {
   piece: 64 * 1024,
   stat: 512 * 1024,
   sync: 512 * 1024,
   task: 512 * 1024,
 };
-/** Client's limit for a whole message, in bytes. */
+/** Client's limit for a message with its piece content, in bytes, for each RPC method. */
 const MAX_MESSAGE_BYTES: Readonly<Record<GrpcCall, number>> = {
   ...MAX_FIELD_BYTES,
   piece: 64 * 1024 * 1024 + MAX_FIELD_BYTES.piece,
@@ -307,15 +325,16 @@ const MAX_MESSAGE_BYTES: Readonly<Record<GrpcCall, number>> = {
 };
 
 /**
- * Returns `length` bytes of repeated 2-byte fields: the varint 0 with field number `number` below
- * 16.
+ * Encodes repeated protobuf fields of 2 bytes, `length` bytes in total. Each field is the varint 0
+ * with field number `number`, which must be below 16.
  */
 function unknownFields(number: number, length: number): Uint8Array {
   return new Uint8Array(length - (length % 2)).map((_, at) => (at % 2 === 0 ? number << 3 : 0));
 }
 
 /**
- * Returns `length` bytes of repeated 2-byte fields: an empty message with field number `number`.
+ * Encodes repeated protobuf fields of 2 bytes, `length` bytes in total. Each field is an empty
+ * message with field number `number`, which must be below 16.
  */
 function emptyMessages(number: number, length: number): Uint8Array {
   return new Uint8Array(length - (length % 2)).map((_, at) =>
@@ -337,7 +356,10 @@ const cutLengths = Object.fromEntries(
   ]),
 ) as Record<GrpcCall, number>;
 const cutCount = (call: GrpcCall): number => cutLengths[call];
-/** Cuts a response before, in or after its first message, before its last byte, or not at all. */
+/**
+ * Returns the start of a response. The variant selects the end: before, in or after the first
+ * message header, within the message, before the last byte, or at the end.
+ */
 const cutPrefix = ({ variant }: ValidAnswer, whole: Uint8Array): Uint8Array =>
   whole.subarray(0, [0, 3, 5, 20, whole.length - 1, whole.length][variant % CUT_COUNT]);
 const CUT_COUNT = 6;
@@ -345,7 +367,7 @@ const CUT_COUNT = 6;
 const lost = (): readonly FaultOutcome[] => ["ConnectionLost"];
 const violation = (): readonly FaultOutcome[] => ["ProtocolViolation"];
 const stalled = (): readonly FaultOutcome[] => ["Stalled"];
-/** Allowed outcomes of a call that receives a message of arbitrary bytes. */
+/** Returns the allowed outcomes of a call that receives a message of arbitrary bytes. */
 const someMessage = (call: GrpcCall): readonly FaultOutcome[] => [
   ...([
     "ProtocolViolation",
@@ -358,7 +380,9 @@ const someMessage = (call: GrpcCall): readonly FaultOutcome[] => [
   ...(call === "stat" ? (["NotFound", "right"] as const) : []),
 ];
 
-/** Creates a fault that replaces the messages of a response and keeps its clean end. */
+/**
+ * Creates a fault that replaces the messages of a response. The response still ends with status 0.
+ */
 function messageFault(
   name: string,
   call: GrpcCall,
@@ -375,7 +399,7 @@ function messageFault(
   };
 }
 
-/** Expected outcome for each gRPC status code, by number. */
+/** Expected outcome of a call for each gRPC status code. The index is the status code. */
 const statuses: readonly FaultOutcome[] = [
   "TruncatedContent",
   "StreamReset",
@@ -450,7 +474,10 @@ const violations: readonly ((exchange: Http2Exchange) => void)[] = [
   (exchange) => exchange.bytes(seededBytes(exchange.stream, 2000)),
 ];
 
-/** All faults. Task ids contain the index of a fault, see {@link grpcFaultId}. */
+/**
+ * All faults that a {@link hostileGrpc} server can send. A task id contains the index of a fault,
+ * see {@link grpcFaultId}.
+ */
 export const grpcFaults: readonly GrpcFault[] = [
   {
     name: "a response truncated at any byte, with a clean end",
@@ -1018,8 +1045,8 @@ function resetCodes(code: number): readonly FaultOutcome[] {
 }
 
 /**
- * Returns the expected outcome of an HTTP status, like Connect maps it:
- * https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+ * Returns the expected outcomes of a call whose response has a given HTTP status. Connect maps the
+ * status: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
  */
 function httpCodes(status: string): readonly FaultOutcome[] {
   if (status === "404") return ["RemoteUnimplemented"];

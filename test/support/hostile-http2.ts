@@ -5,7 +5,7 @@
 import { Buffer } from "node:buffer";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 
-/** Frame types (RFC 9113, section 6). */
+/** HTTP/2 frame types (RFC 9113, section 6). */
 export const Frame = {
   Data: 0,
   Headers: 1,
@@ -19,22 +19,29 @@ export const Frame = {
   Continuation: 9,
 } as const;
 
-/** Frame flags. ACK, of SETTINGS and PING, is the same bit as END_STREAM. */
+/**
+ * HTTP/2 frame flags (RFC 9113, section 6). ACK (of SETTINGS and PING) and END_STREAM are the same
+ * bit.
+ */
 export const Flag = { EndStream: 1, Ack: 1, EndHeaders: 4, Padded: 8 } as const;
 
-/** Header fields, in wire order. */
+/** HTTP/2 header fields, in the order in which they are sent. */
 export type Fields = Readonly<Record<string, string>>;
 
-/** Client connection preface (RFC 9113, section 3.4). */
+/** HTTP/2 connection preface of a client (RFC 9113, section 3.4). */
 export const PREFACE: Uint8Array = new TextEncoder().encode("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 
 /**
- * Default SETTINGS_MAX_FRAME_SIZE: payload size that every peer accepts (RFC 9113, section 4.2).
+ * Default SETTINGS_MAX_FRAME_SIZE, in bytes. Every peer accepts a frame payload of this length (RFC
+ * 9113, section 4.2).
  */
 const MAX_PAYLOAD_BYTES = 16_384;
 const HEADER_BYTES = 9;
 
-/** Encodes a frame without validation. `announced` is the payload length in its header. */
+/**
+ * Encodes an HTTP/2 frame without validation. `announced` is the payload length in the frame
+ * header, which may be wrong.
+ */
 export function frame(
   type: number,
   flags: number,
@@ -51,7 +58,10 @@ export function frame(
   return bytes;
 }
 
-/** Encodes a field block of literals without indexing, using no table (RFC 7541, section 6.2.2). */
+/**
+ * Encodes header fields as literals without indexing (RFC 7541, section 6.2.2). So no compression
+ * state is needed.
+ */
 export function headerBlock(fields: Fields): Uint8Array {
   return Buffer.concat(
     Object.entries(fields).flatMap(([name, value]) => [
@@ -62,7 +72,7 @@ export function headerBlock(fields: Fields): Uint8Array {
   );
 }
 
-/** Encodes a HEADERS frame and the CONTINUATION frames that `block` needs. */
+/** Encodes a HEADERS frame, and the CONTINUATION frames that a long field block needs. */
 export function headerFrames(stream: number, block: Uint8Array, endStream: boolean): Uint8Array {
   const frames: Uint8Array[] = [];
   for (let at = 0; at === 0 || at < block.length; at += MAX_PAYLOAD_BYTES) {
@@ -74,18 +84,16 @@ export function headerFrames(stream: number, block: Uint8Array, endStream: boole
   return Buffer.concat(frames);
 }
 
-/** Encodes each value as 32 bits, big-endian. */
+/** Encodes each value as a big-endian uint32. */
 export function uint32s(...values: readonly number[]): Uint8Array {
   const bytes = Buffer.alloc(4 * values.length);
   for (const [at, value] of values.entries()) bytes.writeUInt32BE(value, 4 * at);
   return bytes;
 }
 
-/**
- * One request received by a {@link ScriptedHttp2Server}, with the actions available to its script.
- */
+/** Request that a {@link ScriptedHttp2Server} has received, with methods to respond to it. */
 export class Http2Exchange {
-  /** Whole request body. */
+  /** Complete body of the request. */
   readonly body: Uint8Array;
   readonly stream: number;
   readonly socket: Socket;
@@ -96,7 +104,7 @@ export class Http2Exchange {
     this.socket = socket;
   }
 
-  /** Sends raw bytes on the connection, unless it is closed. */
+  /** Sends raw bytes on the connection. Does nothing if the connection is closed. */
   bytes(bytes: Uint8Array): void {
     if (!this.socket.destroyed) this.socket.write(bytes);
   }
@@ -130,13 +138,12 @@ export class Http2Exchange {
 }
 
 /**
- * Handler of a {@link ScriptedHttp2Server} for one request. The stream stays open when it returns.
+ * Function by which a {@link ScriptedHttp2Server} responds to one request. The stream stays open
+ * when the function returns.
  */
 export type Http2Script = (exchange: Http2Exchange) => void;
 
-/**
- * Cleartext HTTP/2 server that handles every request by a script and enforces no protocol rules.
- */
+/** HTTP/2 server without TLS. A script responds to each request, and may violate the protocol. */
 export class ScriptedHttp2Server {
   readonly #server: Server;
   readonly #sockets: Set<Socket>;
@@ -161,7 +168,7 @@ export class ScriptedHttp2Server {
     return new ScriptedHttp2Server(server, sockets);
   }
 
-  /** Address of the server, `host:port`. */
+  /** Address of the server, as `host:port`. */
   get addr(): string {
     return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
@@ -173,8 +180,8 @@ export class ScriptedHttp2Server {
 }
 
 /**
- * Calls `onFrame` for every frame received on a socket, after skipping `skipBytes` bytes. The
- * payload is valid only during the call.
+ * Calls `onFrame` for every HTTP/2 frame that a socket receives, after the first `skipBytes` bytes.
+ * The payload is valid only during the call.
  */
 export function onEachFrame(
   socket: Socket,
@@ -221,8 +228,8 @@ function serve(socket: Socket, script: Http2Script): void {
 }
 
 /**
- * Encodes a string literal (RFC 7541, section 5.2). Its length is an integer with a 7-bit prefix
- * (5.1).
+ * Encodes a string literal of HPACK (RFC 7541, section 5.2). Its length is an integer with a 7-bit
+ * prefix (section 5.1).
  */
 function stringLiteral(value: string): Uint8Array {
   const bytes = Buffer.from(value, "latin1");

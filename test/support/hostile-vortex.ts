@@ -1,6 +1,6 @@
 /**
- * Vortex peer that sends faulty responses. The requested task id selects the fault, so one server
- * can play all faults for any number of clients.
+ * Vortex peer that sends faulty responses. The task id of a request selects the fault. So one
+ * server can send all faults to any number of clients.
  */
 import { Buffer } from "node:buffer";
 import type { ErrorCode } from "../../src/errors.ts";
@@ -17,10 +17,10 @@ import {
 } from "./hostile.ts";
 import { joined, seededBytes } from "./random.ts";
 
-/** Category of a fault. */
+/** Category of a faulty response. */
 export type FaultGroup = "cut short" | "reset or lost" | "silent" | "malformed" | "wrong";
 
-/** All fault categories. */
+/** All categories of faulty responses. */
 export const faultGroups: readonly FaultGroup[] = [
   "cut short",
   "reset or lost",
@@ -29,16 +29,16 @@ export const faultGroups: readonly FaultGroup[] = [
   "wrong",
 ];
 
-/** Outcome of a call: the correct content, or an error code. */
+/** Outcome of a call: an error code, or `right` for the correct content. */
 export type FaultOutcome = ErrorCode | "right";
 
-/** One kind of faulty response. */
+/** Kind of faulty response that a {@link hostileVortex} server can send. */
 export interface VortexFault {
   readonly name: string;
   readonly group: FaultGroup;
-  /** Number of variants, numbered from 0. Default: 1. */
+  /** Number of variants of the fault. Variants are numbered from 0. Default: 1. */
   readonly variants?: number;
-  /** Allowed outcomes of a call that receives this fault. */
+  /** Allowed outcomes of a call that receives this faulty response. */
   readonly codes: readonly FaultOutcome[];
   play(exchange: Exchange, variant: number): Promise<void>;
 }
@@ -46,7 +46,7 @@ export interface VortexFault {
 const good = answer();
 const { packet, content, whole } = good;
 
-/** Piece served by {@link hostileVortex}. */
+/** Number and correct content of the piece that a {@link hostileVortex} server serves. */
 export const hostilePiece: { readonly number: number; readonly content: Uint8Array } = {
   number: good.metadata.number,
   content,
@@ -55,7 +55,8 @@ export const hostilePiece: { readonly number: number; readonly content: Uint8Arr
 const ID = /[0-9a-f]{8}(?:fa){28}/;
 
 /**
- * Returns the task id that selects a fault and its variant; without a fault, the valid response.
+ * Returns a task id that selects a fault and its variant. Without `fault`, the id selects the valid
+ * response.
  */
 export function vortexFaultId(fault?: VortexFault, variant = 0): string {
   const index = fault === undefined ? 0xffff : vortexFaults.indexOf(fault);
@@ -64,7 +65,7 @@ export function vortexFaultId(fault?: VortexFault, variant = 0): string {
   );
 }
 
-/** Plays the fault selected by the task id of each request. */
+/** Script of a server that sends the faulty response selected by the task id of each request. */
 export const hostileVortex: Script = async (exchange) => {
   const id = ID.exec(Buffer.from(exchange.request).toString("latin1"))?.[0] ?? "";
   const fault = vortexFaults[Number.parseInt(id.slice(0, 4), 16)];
@@ -74,7 +75,8 @@ export const hostileVortex: Script = async (exchange) => {
 };
 
 /**
- * Complete but wrong responses: a description, all bytes up to a clean end, and the expected code.
+ * Complete but wrong responses. Each has a description, its bytes up to a clean end of the stream,
+ * and the error code that the client must report.
  */
 export const wrongAnswers: readonly (readonly [
   what: string,
@@ -172,7 +174,7 @@ export const wrongAnswers: readonly (readonly [
   ];
 })();
 
-/** Error codes of responses that cannot be decoded or exceed a limit. */
+/** Error codes for responses that a client cannot decode, or that exceed a limit. */
 const malformed: readonly ErrorCode[] = [
   "InvalidPacket",
   "InvalidLength",
@@ -180,7 +182,10 @@ const malformed: readonly ErrorCode[] = [
   "LimitExceeded",
 ];
 
-/** All faults. Task ids contain the index of a fault, see {@link vortexFaultId}. */
+/**
+ * All faults that a {@link hostileVortex} server can send. A task id contains the index of a fault,
+ * see {@link vortexFaultId}.
+ */
 export const vortexFaults: readonly VortexFault[] = [
   {
     name: "a response truncated at any byte, with a clean end",
@@ -265,7 +270,7 @@ export const vortexFaults: readonly VortexFault[] = [
   ),
 ];
 
-/** Encodes an error packet. */
+/** Encodes a Vortex error packet with an error code and a text. */
 export function errorPacket(code: number, message = "why not"): Uint8Array {
   return encodePacket({ type: "error", id: 9, code, message });
 }

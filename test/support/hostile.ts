@@ -11,30 +11,34 @@ import {
 } from "../../src/transport/transport.ts";
 import { joined, seededBytes } from "./random.ts";
 
-/** One request received by a {@link ScriptedServer}, with the actions available to its script. */
+/** Request that a {@link ScriptedServer} has received, with methods to respond to it. */
 export interface Exchange {
   /** All bytes of the request. */
   readonly request: Uint8Array;
-  /** Index of the request on this server, from 0. */
+  /** Number of requests whose responses the server had finished before this request, from 0. */
   readonly index: number;
   readonly stream: ByteStream;
   readonly connection: Connection;
   /**
-   * Sends bytes. Resolves to false when the write fails, for example after a reset by the client.
+   * Sends bytes on the stream. Resolves to true, or to false if the write fails, for example after
+   * a reset by the client.
    */
   send(bytes: Uint8Array): Promise<boolean>;
-  /** Ends the server's direction of the stream. */
+  /** Ends the server's direction of the stream cleanly. */
   finish(): Promise<void>;
   /** Resets the server's direction of the stream. */
   reset(): void;
-  /** Aborts the connection. */
+  /** Aborts the connection of the request. */
   drop(): void;
 }
 
-/** Handler of a {@link ScriptedServer} for one request. The stream stays open when it returns. */
+/**
+ * Function by which a {@link ScriptedServer} responds to one request. The stream stays open when
+ * the function returns.
+ */
 export type Script = (exchange: Exchange) => Promise<void> | void;
 
-/** Server that handles every request by a script and enforces no protocol rules. */
+/** Vortex server whose script responds to each request, and may violate the protocol. */
 export class ScriptedServer {
   readonly #listener: Listener;
   readonly #script: Script;
@@ -60,12 +64,12 @@ export class ScriptedServer {
     return this.#listener.address;
   }
 
-  /** Number of requests for which the script has finished. */
+  /** Number of requests for which the script of this server has finished. */
   get requests(): number {
     return this.#requests;
   }
 
-  /** Resolves once the script has finished for `count` requests. */
+  /** Resolves when the script of this server has finished for `count` requests in total. */
   async answered(count: number): Promise<void> {
     while (this.#requests < count) {
       await new Promise<void>((resolve) => {
@@ -74,7 +78,7 @@ export class ScriptedServer {
     }
   }
 
-  /** Closes the listener and all connections. Rejects if a script failed. */
+  /** Closes the listener and all connections of this server. Rejects if the script has failed. */
   async close(): Promise<void> {
     await this.#listener.close({ grace: 0 });
     await Promise.all(this.#running);
@@ -113,7 +117,7 @@ export class ScriptedServer {
   }
 }
 
-/** Reads a stream to its end. */
+/** Reads all bytes of a stream until its end. */
 export async function readAll({ reader }: ByteStream): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   for (let chunk = await reader.read(); chunk !== undefined; chunk = await reader.read())
@@ -121,19 +125,19 @@ export async function readAll({ reader }: ByteStream): Promise<Uint8Array> {
   return joined(chunks);
 }
 
-/** Valid response to a piece request, whole and in parts for tests that corrupt it. */
+/** Valid response to a piece request, complete and in parts, for tests that change it. */
 export interface Answer {
   readonly metadata: PieceMetadata;
   readonly content: Uint8Array;
-  /** Encoded header and metadata. */
+  /** Encoded packet header and piece metadata, without the content. */
   readonly packet: Uint8Array;
   /** `packet` followed by `content`. */
   readonly whole: Uint8Array;
 }
 
 /**
- * Builds a response to a request for piece 3, with `length` bytes of content. `fields` overrides
- * metadata.
+ * Creates a valid response to a request for piece 3, with `length` bytes of content. `fields`
+ * overrides fields of the metadata.
  */
 export function answer(length = 40, fields: Partial<PieceMetadata> = {}): Answer {
   const content = seededBytes(length, length);
@@ -153,8 +157,8 @@ export function answer(length = 40, fields: Partial<PieceMetadata> = {}): Answer
 }
 
 /**
- * Returns the answer's packet with the header length of the written Vortex specification, which
- * includes the content.
+ * Returns the packet of a response, with the header length that the written Vortex specification
+ * requires. That length includes the content.
  */
 export function specificationForm({ packet, content }: Answer): Uint8Array {
   const bytes = packet.slice();
@@ -162,7 +166,10 @@ export function specificationForm({ packet, content }: Answer): Uint8Array {
   return bytes;
 }
 
-/** Returns the end offset of each field in an answer's packet; the last is the packet's length. */
+/**
+ * Returns the end offset of each field in the packet of a response, in bytes. The last offset is
+ * the length of the packet.
+ */
 export function fieldEnds({ metadata, packet }: Answer): number[] {
   const widths = [
     1,
@@ -186,7 +193,7 @@ export function fieldEnds({ metadata, packet }: Answer): number[] {
   return ends;
 }
 
-/** Encodes a packet header with any tag and length. */
+/** Encodes a Vortex packet header with any tag and any length. */
 export function rawHeader(tag: number, length: number): Uint8Array {
   const bytes = new Uint8Array(HEADER_LENGTH);
   bytes[0] = 9;
@@ -196,8 +203,8 @@ export function rawHeader(tag: number, length: number): Uint8Array {
 }
 
 /**
- * Task ids of 64 bytes that are dangerous if used as a path, key or command, each with a
- * description.
+ * Task ids of 64 bytes that are dangerous if a program uses them as a path, key or command. Each
+ * has a description.
  */
 export const trickyIds: readonly (readonly [what: string, taskId: string])[] = [
   ["a path to parent directories", "../".repeat(20).concat("pass")],

@@ -1,5 +1,6 @@
 /**
- * Test program: takes a file lock, prints `held`, and releases the lock when standard input ends.
+ * Test program: acquires a file lock and prints `held`. Releases the lock when its standard input
+ * ends.
  *
  *     lock-holder.ts PATH
  */

@@ -1,12 +1,12 @@
 /**
- * Test program: one end of `test/integration/matrix.test.ts`, through the entry point of its
- * runtime.
+ * Test program: server or client of `test/integration/matrix.test.ts`.
  *
  *     matrix-peer.ts server FACE   prints a `MatrixServer` (its addresses) and serves
  *     matrix-peer.ts client FACE   for each input line, a `MatrixRequest`, prints a `MatrixResult`
  *
- * FACE is `node`, `bun` or `deno`. Both stop at the end of their input without calling `exit`, so
- * that leaked handles keep the process alive and fail the test.
+ * FACE names the package entry point: `node`, `bun` or `deno`. Server and client stop at the end of
+ * their standard input. They call no `exit`, so leaked handles keep the process alive and fail the
+ * test.
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
@@ -39,7 +39,9 @@ const face = await faceOf(name);
 if (role === "server") await serve(face);
 else await serveRequests(face);
 
-/** Imports the entry point of a runtime. Other entry points might not load on it. */
+/**
+ * Imports only the entry point of the given runtime, because other entry points may not load on it.
+ */
 function faceOf(name: string | undefined): Promise<Pick<Face, "createDownloader" | "startServer">> {
   if (name === "bun") return import("../../entry/bun.ts");
   return name === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");
@@ -112,7 +114,8 @@ async function fetchRequest(
 }
 
 /**
- * Downloads all pieces concurrently, checks each, and returns the SHA-256 of the content in hex.
+ * Downloads all pieces of a task concurrently, and checks each piece. Returns the SHA-256 of the
+ * content, in hex.
  */
 async function fetchTask(downloader: Downloader, addr: string, task: MatrixTask): Promise<string> {
   const { taskId, plan } = task;

@@ -1,11 +1,11 @@
-/** Tasks and messages shared by `test/integration/matrix.test.ts` and its peer processes. */
+/** Tasks and messages of `test/integration/matrix.test.ts` and its peer processes. */
 import { planTask, type TaskPlan } from "../../src/piece.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { seededBytes } from "./random.ts";
 
 const MEBI = 1024 * 1024;
 
-/** Task known to servers and clients. */
+/** Task that the servers of the test serve and the clients download. */
 export interface MatrixTask {
   readonly taskId: string;
   readonly plan: TaskPlan;
@@ -21,7 +21,7 @@ export const manyPieces: MatrixTask = {
   taskId: "a".repeat(64),
   plan: planTask(64 * MEBI, 4 * MEBI),
 };
-/** Task of one 64 MiB piece, the longest piece of stock Dragonfly. */
+/** Task of one piece of 64 MiB, the longest piece of dfdaemon. */
 export const longPiece: MatrixTask = {
   taskId: "b".repeat(64),
   plan: planTask(64 * MEBI, 64 * MEBI),
@@ -36,30 +36,36 @@ export function contentOf({ plan: { contentLength } }: MatrixTask): Uint8Array {
   return content;
 }
 
-/** Error of a server or client, as printed. */
+/** Error of a server or client, which its process prints as JSON. */
 export interface MatrixFailure {
   readonly code: string;
   readonly message: string;
 }
 
-/** Addresses of a server, as printed. */
+/** Addresses of a server, which its process prints as JSON. */
 export interface MatrixServer {
-  /** Address for each protocol, or the error that prevented it from listening. */
+  /** Address for each protocol, or the error if the server could not listen. */
   readonly addrs: Readonly<Record<Protocol, string | MatrixFailure>>;
-  /** Certificate fingerprint that QUIC clients pin. */
+  /** Fingerprint of the server's certificate, which QUIC clients pin. */
   readonly fingerprint?: string;
 }
 
-/** Tasks for a client to download from one server. */
+/** Tasks that a client downloads from one server. */
 export interface MatrixRequest {
   readonly protocol: Protocol;
   readonly addr: string;
   readonly fingerprint?: string;
-  /** Tasks, downloaded one after the other; the pieces of a task are downloaded concurrently. */
+  /**
+   * Tasks, which are downloaded one after the other. The pieces of a task are downloaded
+   * concurrently.
+   */
   readonly tasks: readonly MatrixTask[];
   /** Number of concurrent downloads of each task. */
   readonly repeats: number;
 }
 
-/** Result of a client, as printed: SHA-256 of each downloaded task in hex, or an error. */
+/**
+ * Result of a client, which its process prints as JSON: an error, or the SHA-256 of each downloaded
+ * task in hex.
+ */
 export type MatrixResult = { readonly digests: readonly string[] } | MatrixFailure;

@@ -1,24 +1,24 @@
 /**
- * Two hosts on one link: two network namespaces joined by a pair of virtual devices. Linux only, as
- * root.
+ * Simulates two hosts on one link with two network namespaces and a pair of virtual devices.
+ * Requires Linux and root.
  */
 import { execFileSync, spawnSync } from "node:child_process";
 import process from "node:process";
 
-/** Reason why network namespaces are unavailable; undefined if they are available. */
+/** Reason why this process cannot create network namespaces; undefined if it can. */
 export const noNamespaces: string | undefined = reason();
 
-/** One of the two hosts. */
+/** One of the two simulated hosts. */
 export interface Host {
-  /** Link-local IPv6 address, without a zone. */
+  /** Link-local IPv6 address of this host, without a zone. */
   readonly linkLocal: string;
-  /** Name of the network device, which serves as zone. */
+  /** Name of this host's network device, which is the zone of its addresses. */
   readonly device: string;
-  /** Command prefix that runs a program on this host. */
+  /** Start of a command line that runs a program on this host. */
   readonly prefix: readonly string[];
 }
 
-/** Two linked hosts, which exist until closed. */
+/** Two simulated hosts on one link, which exist until `close` is called. */
 export class LinkedHosts {
   readonly near: Host;
   readonly far: Host;
@@ -30,7 +30,7 @@ export class LinkedHosts {
     this.#names = names;
   }
 
-  /** Creates the namespaces and their link. */
+  /** Creates the network namespaces of the two hosts, and the link between them. */
   static make(): LinkedHosts {
     const names = ["a", "b"].map((side) => `vortex-peer-${process.pid}-${side}`);
     const hosts = names.map((name, at) => ({
@@ -75,7 +75,7 @@ export class LinkedHosts {
     return linked;
   }
 
-  /** Deletes the namespaces with their devices. */
+  /** Deletes the network namespaces and their devices. */
   close(): void {
     for (const name of this.#names) spawnSync("ip", ["netns", "del", name]);
   }

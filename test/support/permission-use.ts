@@ -1,5 +1,6 @@
 /**
- * Test program for permission tests: runs one use of the library and prints `done` or the error.
+ * Test program for permission tests: calls one function of the library, which USE names. Prints
+ * `done` or the error.
  *
  *     permission-use.ts USE ARGUMENT
  */

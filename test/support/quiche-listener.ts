@@ -14,21 +14,23 @@ import type { Address } from "../../src/transport/address.ts";
 import type { Listener } from "../../src/transport/transport.ts";
 
 /**
- * A quiche listener whose socket a test controls, to inject datagrams with sources that only raw
- * sockets produce.
+ * Listener of quiche whose socket a test controls. The test can inject datagrams with source
+ * addresses that only raw sockets can send.
  */
 export interface OpenListener {
   readonly listener: Listener;
-  /** Delivers a datagram to the listener like its socket. */
+  /**
+   * Delivers a datagram to the listener as if the socket had received it from the address `from`.
+   */
   receive(datagram: Uint8Array, from: Address): void;
-  /** Destination of each sent datagram, as `PORT HOST`. */
+  /** Destination of each datagram that the listener has sent, as `PORT HOST`. */
   readonly sentTo: readonly string[];
 }
 
 /**
- * Starts a quiche listener on a separate socket.
+ * Starts a quiche listener on a new socket.
  *
- * @param faulty wraps the binding, to replace some of its calls
+ * @param faulty returns a binding to use instead of the real one, in which some calls are replaced
  */
 export async function openQuicheListener(
   local: Address,

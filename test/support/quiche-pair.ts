@@ -15,24 +15,28 @@ import { Guard } from "../../adapters/shared/guard.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import { FakeClock } from "./fake-clock.ts";
 
-/** Consecutive rounds of advancing the clock without a datagram, after which the test fails. */
+/**
+ * Max number of consecutive steps of 1 ms of fake time without a datagram. After more steps, the
+ * test fails.
+ */
 const MAX_IDLE_ROUNDS = 1000;
 
-/** One end of a {@link QuichePair}. */
+/** One of the two connections of a {@link QuichePair}. */
 interface End {
   readonly connection: QuicheConnection;
-  /** Datagrams in flight towards this end. */
+  /** Datagrams that the other end has sent to this end, and that are not delivered yet. */
   readonly inbox: Uint8Array[];
 }
 
 /**
- * Two quiche connections without a network. The test controls how many datagrams arrive together,
- * so that their cost can be counted exactly. With a socket, that number depends on the machine.
+ * Two connected quiche connections without a network between them. A test sets how many datagrams
+ * arrive together, so that it can count their cost exactly. With a socket, that number depends on
+ * the machine.
  */
 export class QuichePair {
   readonly client: QuicheConnection;
   readonly server: QuicheConnection;
-  /** Number of datagrams sent by each end. */
+  /** Number of datagrams that each end has sent. */
   readonly sent = { client: 0, server: 0 };
   readonly #clock = new FakeClock();
   readonly #ends: readonly [End, End];
@@ -43,10 +47,10 @@ export class QuichePair {
   }
 
   /**
-   * Connects the pair with default settings.
+   * Creates a client and a server connection with default settings, and completes their handshake.
    *
-   * @param payload size of datagrams, in bytes
-   * @param server options of the server's end
+   * @param payload max length of a UDP payload, in bytes
+   * @param server options of the server's connection
    */
   static async connect(
     payload: number,
@@ -129,7 +133,10 @@ export class QuichePair {
     return pair;
   }
 
-  /** Carries datagrams, at most `batch` at a time to each end, until `work` settles. */
+  /**
+   * Delivers datagrams between the two ends until `work` settles. Each end receives at most `batch`
+   * datagrams at a time.
+   */
   async run<T>(work: Promise<T>, batch: number): Promise<T> {
     let settled = false;
     const settle = (): void => {
@@ -157,7 +164,10 @@ export class QuichePair {
   }
 }
 
-/** Creates a stand-in for a socket with the functions that a {@link SendRing} uses. */
+/**
+ * Creates a fake UDP socket that passes each sent datagram to `take`. It has only the functions
+ * that a {@link SendRing} calls.
+ */
 function socketInto(take: (datagram: Uint8Array) => void): Socket {
   const socket = {
     send: (buffer: Uint8Array, offset: number, length: number) =>
@@ -167,7 +177,7 @@ function socketInto(take: (datagram: Uint8Array) => void): Socket {
   return socket as unknown as Socket;
 }
 
-/** Lets all callbacks run that do not wait for I/O. */
+/** Waits until all callbacks that do not wait for I/O have run. */
 function nextTurn(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(() => setImmediate(resolve));

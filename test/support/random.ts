@@ -1,5 +1,6 @@
 /**
- * Creates a seeded generator of numbers in [0, 1) (mulberry32), so that failures are reproducible.
+ * Creates a generator of pseudo-random numbers in [0, 1) (mulberry32). The same seed yields the
+ * same numbers, so that failures are reproducible.
  */
 export function seededRandom(seed: number): () => number {
   let state = seed >>> 0;
@@ -24,7 +25,7 @@ export function seededBytes(seed: number, length: number): Uint8Array {
   return bytes;
 }
 
-/** Cuts `bytes` into chunks of 1 to `maxLength` bytes. */
+/** Splits `bytes` into chunks of random lengths from 1 to `maxLength` bytes. */
 export function chunked(bytes: Uint8Array, random: () => number, maxLength: number): Uint8Array[] {
   const chunks: Uint8Array[] = [];
   for (let at = 0; at < bytes.length; ) {
@@ -35,7 +36,7 @@ export function chunked(bytes: Uint8Array, random: () => number, maxLength: numb
   return chunks;
 }
 
-/** Concatenates chunks. */
+/** Concatenates chunks of bytes into one array. */
 export function joined(chunks: readonly Uint8Array[]): Uint8Array {
   const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0));
   let at = 0;

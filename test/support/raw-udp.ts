@@ -1,6 +1,6 @@
 /**
- * Sends UDP datagrams with any source address and port, by `raw-udp.c`. Linux only, as root, with
- * gcc.
+ * Sends UDP datagrams with any source address and port, with the program `raw-udp.c`. Requires
+ * Linux, root and gcc.
  */
 import { Buffer } from "node:buffer";
 import { execFileSync, spawnSync } from "node:child_process";
@@ -11,18 +11,18 @@ import process from "node:process";
 import type { Address } from "../../src/transport/address.ts";
 import { type Program, root, startProgram } from "./run.ts";
 
-/** Reason why raw sockets are unavailable; undefined if they are available. */
+/** Reason why this process cannot use raw sockets; undefined if it can. */
 export const noRawUdp: string | undefined = reason();
 
-/** A datagram with a forged source. */
+/** UDP datagram with a forged source address. */
 export interface ForgedDatagram {
   readonly from: Address;
-  /** Destination; an IPv6 link-local address has its zone. */
+  /** Destination address. An IPv6 link-local address must have a zone. */
   readonly to: Address;
   readonly payload: Uint8Array;
 }
 
-/** Sends datagrams with any source address. */
+/** Sends UDP datagrams with forged source addresses. */
 export class RawUdp {
   readonly #directory: string;
   readonly #program: Program;
@@ -33,8 +33,9 @@ export class RawUdp {
   }
 
   /**
-   * Compiles and starts the program. `prefix` is a command that runs it, for example in a network
-   * namespace.
+   * Compiles and starts the program that sends the datagrams.
+   * @param prefix start of the command line that runs the program, for example in a network
+   * namespace
    */
   static start(prefix: readonly string[] = []): RawUdp {
     const directory = mkdtempSync(join(tmpdir(), "vortex-peer-raw-"));
@@ -44,8 +45,8 @@ export class RawUdp {
   }
 
   /**
-   * Resolves when the kernel has accepted the datagram, to undefined, or to the error text if it
-   * refused.
+   * Sends a datagram. Resolves to undefined if the kernel accepts the datagram, otherwise to the
+   * error text.
    */
   async send({ from, to, payload }: ForgedDatagram): Promise<string | undefined> {
     const hex = payload.length === 0 ? "-" : Buffer.from(payload).toString("hex");

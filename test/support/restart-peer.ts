@@ -1,11 +1,12 @@
 /**
- * Runs a QUIC server in a separate process, which tests kill and restart:
+ * Test program: runs a QUIC server, which tests kill and restart.
  *
  *     restart-peer.ts FACE ORDERS
  *
- * FACE is `node`, `bun` or `deno`; ORDERS is a `RestartOrders` in JSON.
+ * FACE names the package entry point: `node`, `bun` or `deno`. ORDERS is a `RestartOrders` in JSON.
  *
- * Prints its address, then `asked N` for each request for piece N that reaches its store.
+ * It prints its address. Then it prints `asked N` for each request for piece N that reaches its
+ * store.
  */
 import process from "node:process";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
@@ -47,7 +48,9 @@ const address = server.addresses.quic;
 if (address === undefined) throw new Error("QUIC has no address");
 console.log(formatAddress(address));
 
-/** Imports the entry point of one runtime only, since those of other runtimes may not load. */
+/**
+ * Imports only the entry point of the given runtime, because other entry points may not load on it.
+ */
 function faceOf(runtime: string | undefined): Promise<Pick<Face, "startServer">> {
   if (runtime === "bun") return import("../../entry/bun.ts");
   return runtime === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");

@@ -21,10 +21,13 @@ const flags: Record<RuntimeName, readonly string[]> = {
   deno: ["run", "--allow-all", "--unstable-net", "--no-check", "--config", `${root}deno.json`],
 };
 
-/** Command prefix that runs a TypeScript program on the current runtime. */
+/** Start of a command line that runs a TypeScript program on the current runtime. */
 export const runner: readonly string[] = [process.execPath, ...flags[runtimeName]];
 
-/** Command prefix for each runtime, or the reason why the runtime is unavailable. */
+/**
+ * Start of a command line that runs a TypeScript program, for each runtime. If a runtime is not
+ * available, the reason instead.
+ */
 export const runners: Readonly<Record<RuntimeName, readonly string[] | string>> = {
   node: runnerOf("node"),
   bun: runnerOf("bun"),
@@ -33,32 +36,34 @@ export const runners: Readonly<Record<RuntimeName, readonly string[] | string>> 
 
 /** Exit code and output of a finished program. */
 export interface Outcome {
-  /** Exit code; null if the program was ended by a signal. */
+  /** Exit code; null if a signal ended the program. */
   readonly code: number | null;
   readonly out: string;
   readonly err: string;
 }
 
-/** Running program. */
+/** Running child process. */
 export interface Program {
-  /** Resolves with the next line of standard output. Rejects if the program ends first. */
+  /**
+   * Resolves to the next line of the program's standard output. Rejects if the program ends first.
+   */
   line(): Promise<string>;
-  /** Writes a line to standard input. */
+  /** Writes a line to the program's standard input. */
   send(line: string): void;
-  /** Closes standard input. */
+  /** Closes the program's standard input. */
   end(): void;
-  /** Sends a signal. Default: `SIGKILL`. */
+  /** Sends a signal to the program. Default: `SIGKILL`. */
   kill(signal?: "SIGKILL" | "SIGSTOP" | "SIGTERM" | "SIGHUP"): void;
-  /** Resolves when the program has ended. */
+  /** Resolves to the exit code and output when the program has ended. */
   readonly ended: Promise<Outcome>;
 }
 
-/** Runs a program in the repository root until it ends. */
+/** Runs a program in the repository root. Resolves when the program has ended. */
 export function runToEnd(command: readonly string[]): Promise<Outcome> {
   return outcomeOf(spawnIn(command, "ignore"), () => {});
 }
 
-/** Starts a program in the repository root. */
+/** Starts a program in the repository root, with pipes to its standard input and output. */
 export function startProgram(command: readonly string[]): Program {
   const child = spawnIn(command, "pipe");
   const lines: string[] = [];

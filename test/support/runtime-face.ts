@@ -1,7 +1,7 @@
 import type { Face } from "../../entry/face.ts";
 import { runtimeName } from "./fixtures.ts";
 
-/** Imports the package entry point for the current runtime, with its QUIC binding. */
+/** Imports the package's entry point for the current runtime, which includes a QUIC binding. */
 export function runtimeFace(): Promise<Face> {
   switch (runtimeName) {
     case "bun":

@@ -1,6 +1,6 @@
 /**
- * Extracts code samples from README, docs and docstrings, and rewrites them and the examples to run
- * from the sources instead of the installed package.
+ * Extracts code samples from the README, the pages of `docs` and docstrings. Rewrites samples and
+ * examples to import the sources instead of the installed package.
  */
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,31 +9,31 @@ import { pathToFileURL } from "node:url";
 import { runtimeName } from "./fixtures.ts";
 import { type RuntimeName, root } from "./run.ts";
 
-/** Fenced code block of a page. */
+/** Fenced code block of a Markdown page. */
 export interface Sample {
   /** Path of the page, relative to the repository root. */
   readonly page: string;
-  /** Line of the page at which the code begins, from 1. */
+  /** Number of the page's line at which the code starts, from 1. */
   readonly line: number;
-  /** Nearest heading above the block; empty if there is none. */
+  /** Nearest heading above the code block. Empty if there is no heading. */
   readonly heading: string;
-  /** Language after the opening fence: `ts`, `sh`, … */
+  /** Language named after the opening fence, such as `ts` or `sh`. */
   readonly language: string;
   readonly code: string;
 }
 
-/** Lists the paths of the README and the pages of `docs`. */
+/** Returns the paths of the README and of the pages in `docs`, relative to the repository root. */
 export async function pages(): Promise<string[]> {
   const docs = (await readdir(join(root, "docs"))).filter((name) => name.endsWith(".md")).sort();
   return ["README.md", ...docs.map((name) => `docs/${name}`)];
 }
 
-/** Reads the code blocks of a page, from top to bottom. */
+/** Reads a Markdown page, and returns its code blocks from top to bottom. */
 export async function samplesOf(page: string): Promise<Sample[]> {
   return samplesIn(page, await readFile(join(root, page), "utf8"));
 }
 
-/** Extracts the code blocks of a Markdown text. */
+/** Returns the code blocks of a Markdown text, from top to bottom. */
 export function samplesIn(page: string, markdown: string): Sample[] {
   const samples: Sample[] = [];
   let heading = "";
@@ -54,7 +54,9 @@ export function samplesIn(page: string, markdown: string): Sample[] {
   return samples;
 }
 
-/** Returns the first code block of `language` under a heading. Throws if there is none. */
+/**
+ * Returns the first code block of a language under a heading of a page. Rejects if there is none.
+ */
 export async function sampleUnder(
   page: string,
   heading: string,
@@ -67,8 +69,8 @@ export async function sampleUnder(
 }
 
 /**
- * Writes a program to a file, with its imports of "vortex-peer" resolved to the sources. Returns
- * the path.
+ * Writes a program to a file, and returns the path of the file. Its imports of "vortex-peer" are
+ * replaced by imports of the sources.
  */
 export async function writeProgram(
   directory: string,
@@ -87,7 +89,10 @@ export async function writeProgram(
   return file;
 }
 
-/** Writes a program of `examples` with {@link writeProgram}, and returns its path. */
+/**
+ * Writes a program of the folder `examples` to a file, like {@link writeProgram}. Returns the path
+ * of the file.
+ */
 export async function writeExample(
   directory: string,
   example: string,
@@ -97,7 +102,7 @@ export async function writeExample(
   return writeProgram(directory, `${basename(example, ".ts")}.mts`, code, runtime);
 }
 
-/** Runs `use` with a temporary directory and removes the directory afterwards. */
+/** Calls `use` with a temporary directory, and removes the directory afterwards. */
 export async function inTempDir<T>(use: (directory: string) => Promise<T>): Promise<T> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
   try {

@@ -3,13 +3,13 @@ import { connect, type Socket } from "node:net";
 import type { Address } from "../../src/transport/address.ts";
 import { startProgram } from "./run.ts";
 
-/** An address that receives datagrams or connection attempts and never answers. */
+/** Address that receives datagrams or connection attempts, and never responds. */
 export interface SilentHost {
   readonly address: Address;
   close(): Promise<void>;
 }
 
-/** Opens a UDP port that never answers. */
+/** Opens a UDP port that receives datagrams and never responds. */
 export async function silentUdpHost(host = "127.0.0.1"): Promise<SilentHost> {
   const socket = createSocket("udp4");
   await new Promise<void>((resolve) => socket.bind({ address: host, port: 0 }, resolve));
@@ -19,13 +19,13 @@ export async function silentUdpHost(host = "127.0.0.1"): Promise<SilentHost> {
   };
 }
 
-/** Connections that the kernel accepts for a backlog of one (Linux: one more). */
+/** Number of TCP connections that the Linux kernel accepts for a backlog of one. */
 const ACCEPTED_CONNECTIONS = 2;
 
 /**
- * Opens a TCP port whose process is stopped and whose backlog is full, so that the kernel leaves
- * further attempts unanswered. The program runs on Node in any case, since not every runtime can
- * set the backlog.
+ * Opens a TCP port that never responds to further connection attempts, because its process is
+ * stopped and its backlog is full. The process always runs Node, because not every runtime can set
+ * the backlog.
  */
 export async function silentTcpHost(host = "127.0.0.1"): Promise<SilentHost> {
   const program = startProgram([

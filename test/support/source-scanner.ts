@@ -1,14 +1,17 @@
-/** Scanned source file. The scanner supports only the TypeScript syntax used in this repository. */
+/**
+ * Imports and code of a source file. The scanner supports only the TypeScript syntax used in this
+ * repository.
+ */
 export interface Scanned {
-  /** Specifiers of `import … from ""`, `export … from ""`, `import ""` and `import("")`. */
+  /** Module specifiers of `import … from ""`, `export … from ""`, `import ""` and `import("")`. */
   readonly imports: readonly string[];
-  /** Code without comments, with the contents of strings and regular expressions blanked. */
+  /** Code without comments. The contents of strings and regular expressions are removed. */
   readonly code: string;
 }
 
 const STRING_MARK = "\u0000";
 
-/** Scans TypeScript. Strings are replaced by marked indices while imports are matched. */
+/** Scans the text of a TypeScript file, and returns its imports and its code without comments. */
 export function scan(source: string): Scanned {
   const strings: string[] = [];
   let code = "";

@@ -1,18 +1,21 @@
-/** Datagrams that no honest client sends: from unanswerable sources, and of boundary lengths. */
+/**
+ * Datagrams that no honest client sends: from source addresses that cannot be answered, and of
+ * boundary lengths.
+ */
 import type { Address } from "../../src/transport/address.ts";
 import { unknownVersion } from "./first-datagram.ts";
 
 /**
- * Boundary lengths in bytes: of an empty datagram, a first datagram (RFC 9000, section 14.1), and
- * UDP over IPv4.
+ * Boundary lengths of a UDP payload, in bytes: 0, 1, below and at the min length of a client's
+ * first datagram (RFC 9000, section 14.1), and the max over IPv4.
  */
 export const BOUNDARY_LENGTHS: readonly number[] = [0, 1, 1_199, 1_200, 65_507];
-/** Length in bytes of the longest datagram over IPv6 on loopback, whose MTU is 65,536. */
+/** Max length of a UDP payload over IPv6 on loopback, whose MTU is 65,536, in bytes. */
 const MAX_IPV6_DATAGRAM_BYTES = 65_487;
 
 /**
- * Source addresses by description. Those with a zone are only seen by a socket, since no packet
- * carries a zone.
+ * Unusual source addresses of datagrams, by description. An address with a zone is only reported by
+ * a socket, because no packet contains a zone.
  */
 export const SOURCES: Readonly<Record<string, Address>> = {
   "port 0": { host: "127.0.0.1", port: 0 },
@@ -32,14 +35,14 @@ export const SOURCES: Readonly<Record<string, Address>> = {
   "mapped from IPv4 broadcast": { host: "::ffff:255.255.255.255", port: 9 },
 };
 
-/** Tests whether `source` is an IPv6 address. */
+/** Returns true if an address is an IPv6 address. */
 export function isOverIpv6({ host }: Address): boolean {
   return host.includes(":");
 }
 
 /**
- * Combines every length with every beginning: a client's first datagram, an unsupported version, a
- * short header, and zeros.
+ * Creates UDP payloads with each combination of a boundary length and a start. The starts are a
+ * client's first datagram, an unsupported version, a short header, and zeros.
  *
  * @param initial first datagram of a client
  */

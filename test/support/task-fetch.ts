@@ -1,13 +1,13 @@
 /**
  * Test program: downloads a task to a file over TCP, for tests that kill and restart it. At the end
- * it prints `resumed` and the number of pieces kept from an earlier process.
+ * it prints `resumed` and the number of pieces that an earlier process had downloaded.
  */
 import process from "node:process";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { faceOf } from "../../entry/face.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 
-/** Argument of the program, as JSON. */
+/** Command-line argument of this program, as JSON. */
 export interface TaskFetchOptions {
   readonly request: TaskRequest;
   readonly path: string;

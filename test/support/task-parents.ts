@@ -17,15 +17,21 @@ import { fakeRuntime } from "./fake-clock.ts";
 
 export const taskId: string = "a1".repeat(32);
 
-/** Response of a fake parent to a piece request: chunks of content, or an error. */
+/**
+ * Function that returns the response of a fake parent to a piece request: chunks of content, or an
+ * error.
+ */
 export type Behaviour = (
   request: ParentRequest,
 ) => AsyncIterable<Uint8Array> | Iterable<Uint8Array> | ClaimedContent | VortexError;
 
-/** Content that differs from the task's, announced with a digest that matches it. */
+/** Wrong content of a piece, which the parent announces with the digest of this wrong content. */
 export class ClaimedContent implements Iterable<Uint8Array> {
   readonly bytes: Uint8Array;
-  /** Announced digest. Default: digest of the bytes, by the parents' algorithm. */
+  /**
+   * Digest that the parent announces. Default: the digest of `bytes`, by the algorithm of the
+   * parents.
+   */
   readonly digest: string | undefined;
 
   constructor(bytes: Uint8Array, digest?: string) {
@@ -39,8 +45,8 @@ export class ClaimedContent implements Iterable<Uint8Array> {
 }
 
 /**
- * Serves `other` in place of the task's content, for the requests that `differs` selects (default:
- * all).
+ * Creates a behaviour that serves `other` instead of the task's content, with matching digests. It
+ * does so for all requests for which `differs` returns true. Default: all.
  */
 export function holding(
   other: Uint8Array,
@@ -62,29 +68,32 @@ export interface ParentRequest {
   /** Correct content of the piece. */
   readonly bytes: Uint8Array;
   readonly signal: AbortSignal;
-  /** Number of earlier requests to this parent. */
+  /** Number of earlier requests to the same parent. */
   readonly previousRequests: number;
 }
 
-/** Serves the correct bytes, in chunks of `chunk` bytes. */
+/** Creates a behaviour that serves the correct content, in chunks of `chunk` bytes. */
 export function honest(chunk = 1024): Behaviour {
   return ({ bytes }) => chunksOf(bytes, chunk);
 }
 
-/** Serves content with one wrong byte, announced with the correct digest. */
+/**
+ * Behaviour that serves content with one wrong byte, and announces the digest of the correct
+ * content.
+ */
 export const corrupt: Behaviour = ({ bytes }) => {
   const wrong = bytes.slice();
   wrong[wrong.length >> 1] = (wrong[wrong.length >> 1] ?? 0) ^ 1;
   return chunksOf(wrong, 1024);
 };
 
-/** Serves half of the bytes, then stalls until the request is aborted. */
+/** Behaviour that serves half of the content, then stalls until the request is aborted. */
 export const stalling: Behaviour = async function* ({ bytes, signal }) {
   yield bytes.subarray(0, bytes.length >> 1);
   await until(signal);
 };
 
-/** Sends no bytes until the request is aborted. */
+/** Behaviour that sends no bytes until the request is aborted. */
 export const silent: Behaviour = ({ signal }) => ({
   [Symbol.asyncIterator]: () => ({ next: () => until(signal) }),
 });
@@ -105,21 +114,26 @@ export function* chunksOf(bytes: Uint8Array, chunk: number): Generator<Uint8Arra
   for (let at = 0; at < bytes.length; at += chunk) yield bytes.subarray(at, at + chunk);
 }
 
-/** In-memory parents of one task. Each has a {@link Behaviour}; requests are recorded. */
+/**
+ * Fake parents of one task, in memory. Each parent has a {@link Behaviour}. Requests are recorded.
+ */
 export class FakeParents implements TaskSource {
   readonly content: Uint8Array;
   readonly plan: TaskPlan;
   readonly speaksApi: boolean;
   readonly directory: TaskDirectory | undefined;
-  /** Piece requests, except those whose content was cancelled unread. */
+  /** Recorded piece requests, except those whose content was cancelled before a byte was read. */
   readonly asked: { readonly addr: string; readonly number: number }[] = [];
-  /** Requests whose content was cancelled unread: they only compared the announced digest. */
+  /**
+   * Recorded piece requests whose content was cancelled before a byte was read. The caller only
+   * needed the announced digest.
+   */
   readonly digestProbes: { readonly addr: string; readonly number: number }[] = [];
-  /** Caller-provided buffers into which content was read. */
+  /** Buffers of the caller into which content was copied. */
   readonly memory: Set<ArrayBufferLike> = new Set();
-  /** Number of requests in flight, by parent address. */
+  /** Number of requests in progress, by address of the parent. */
   readonly inFlight: Map<string, number> = new Map();
-  /** Maximum number of requests in flight at once. */
+  /** Largest number of requests that were in progress at the same time, over all parents. */
   maxInFlight: number = 0;
   readonly #behaviours = new Map<string, Behaviour>();
   readonly #algorithm: DigestAlgorithm;
@@ -133,10 +147,13 @@ export class FakeParents implements TaskSource {
     options: {
       readonly directory?: TaskDirectory;
       readonly algorithm?: DigestAlgorithm;
-      /** Reads content into the caller's buffers. Default: false. */
+      /** Copies content into the buffers of the caller, if true. Default: false. */
       readonly readsInto?: boolean;
       readonly speaksApi?: boolean;
-      /** Extents of the pieces, if they differ in length. */
+      /**
+       * Offset and length of each piece in bytes. Default: all pieces except the last have the same
+       * length.
+       */
       readonly pieces?: readonly { readonly offset: number; readonly length: number }[];
     } = {},
   ) {
@@ -159,7 +176,10 @@ export class FakeParents implements TaskSource {
     this.#behaviours.set(addr, behaviour);
   }
 
-  /** Numbers of the requested pieces, in request order, for one parent or for all. */
+  /**
+   * Returns the numbers of the requested pieces, in request order. Without `addr`, includes the
+   * requests to all parents.
+   */
   numbers(addr?: string): number[] {
     return this.asked
       .filter((request) => addr === undefined || request.addr === addr)
@@ -226,7 +246,8 @@ export class FakeParents implements TaskSource {
 }
 
 /**
- * Yields chunks like a real downloader: none after an abort, the last only if the digest matches.
+ * Yields the chunks of a piece like a real downloader. After an abort it yields no chunk. It yields
+ * the last chunk only if the content matches `digest`.
  */
 async function* checked(
   answer: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
@@ -295,7 +316,10 @@ function pieceOf(
   };
 }
 
-/** Returns task settings with the defaults of `createDownloader`. Default runtime: a fake clock. */
+/**
+ * Returns task settings with the defaults of `createDownloader`, which `options` overrides. Default
+ * runtime: one with a fake clock.
+ */
 export function taskSettings(
   options: Partial<TaskSettings> = {},
   runtime: Runtime = fakeRuntime(),
@@ -313,7 +337,10 @@ export function taskSettings(
   };
 }
 
-/** Creates a fetcher over fake parents, and a request for their task with the parents `addrs`. */
+/**
+ * Creates a fetcher that downloads from fake parents, and a request for their task from the parents
+ * at `addrs`.
+ */
 export function fetcherOf(
   parents: FakeParents,
   addrs: readonly string[],

@@ -1,6 +1,6 @@
 /**
- * Test program: a parent for task tests. Serves seeded bytes with the behaviour named in its
- * argument. Prints its port and, over QUIC, its certificate's fingerprint; then the number of each
+ * Test program: serves a task of seeded bytes, with the behaviour named in its argument. It first
+ * prints its port, and its certificate's fingerprint over QUIC. Then it prints the number of each
  * requested piece.
  */
 import process from "node:process";
@@ -9,7 +9,7 @@ import type { StoredPiece } from "../../src/store/store.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** Argument of the program, as JSON. */
+/** Command-line argument of this program, as JSON. */
 export interface TaskPeerOptions {
   readonly taskId: string;
   readonly seed: number;
@@ -23,7 +23,7 @@ export interface TaskPeerOptions {
    */
   readonly behaviour: "honest" | "late" | "stall" | "corrupt" | "hang";
   readonly uploadRateLimit?: number;
-  /** Default `tcp`. */
+  /** Protocol over which the task is served. Default: `tcp`. */
   readonly protocol?: "quic" | "tcp" | "grpc";
 }
 

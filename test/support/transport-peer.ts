@@ -1,5 +1,5 @@
 /**
- * One side of a connection in a separate process, for tests in which a process ends:
+ * Test program: one side of a connection, for tests in which a process ends.
  *
  * ```text
  * transport-peer.ts FIXTURE serve TUNING              prints its address, and echoes
@@ -9,7 +9,8 @@
  *                                                     the open sockets, and exits when idle
  * ```
  *
- * TUNING is JSON. The first two exit when their standard input ends.
+ * FIXTURE is a name in `fixtures`. TUNING is a `TransportTuning` in JSON. With `serve` and `dial`,
+ * the program exits when its standard input ends.
  */
 import { readdirSync, readlinkSync } from "node:fs";
 import process from "node:process";
@@ -19,13 +20,13 @@ import type { ByteStream, Transport } from "../../src/transport/transport.ts";
 import { dialAddressOf, type TransportFixture, type TransportTuning } from "./fixture.ts";
 import { fixtures } from "./fixtures.ts";
 
-/** Output of the `give-up` role. */
+/** Result of the `give-up` role, which the program prints as JSON. */
 export interface AbortedDials {
-  /** Error code of each dial. */
+  /** Error code with which each dial was rejected. */
   readonly codes: readonly string[];
   /**
-   * Open sockets of the process after the second and the last dial; undefined on other systems than
-   * Linux.
+   * Number of open sockets of the process after the second and after the last dial. Undefined on
+   * systems other than Linux.
    */
   readonly sockets: readonly [before: number | undefined, after: number | undefined];
 }
@@ -33,7 +34,8 @@ export interface AbortedDials {
 const [, , name = "", role = "", tuning = "{}", host = "", port = ""] = process.argv;
 const parsed = JSON.parse(tuning) as TransportTuning;
 /**
- * Time in ms before a dial is aborted: enough for a second attempt if there are several addresses.
+ * Time in ms after which a dial is aborted. It is enough for a second attempt if there are several
+ * addresses.
  */
 const DIAL_TIMEOUT_MS = parsed.addresses === undefined ? 200 : 400;
 const fixture = fixtures[name];
@@ -72,7 +74,10 @@ async function dial(transport: Transport, remote: Address): Promise<void> {
   endWithInput();
 }
 
-/** Aborts several dials and prints the error codes and open sockets as {@link AbortedDials}. */
+/**
+ * Starts and aborts several dials. Prints their error codes and the number of open sockets, as
+ * {@link AbortedDials}.
+ */
 async function abortDials(transport: Transport, remote: Address): Promise<void> {
   const codes: string[] = [];
   const attempt = async (): Promise<void> => {
@@ -103,7 +108,7 @@ function pause(milliseconds: number): Promise<void> {
   });
 }
 
-/** Counts the open sockets of this process (Linux); undefined on other systems. */
+/** Returns the number of open sockets of this process, or undefined on systems other than Linux. */
 function openSockets(): number | undefined {
   try {
     return readdirSync("/proc/self/fd").filter((entry) => {
@@ -118,7 +123,7 @@ function openSockets(): number | undefined {
   }
 }
 
-/** Exits when standard input ends, so that no peer outlives its test. */
+/** Makes the process exit when its standard input ends, so that it does not outlive its test. */
 function endWithInput(): void {
   process.stdin.resume();
   process.stdin.once("end", () => process.exit(0));

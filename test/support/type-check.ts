@@ -1,11 +1,14 @@
-/** Type-checks code samples with the package's subpaths, like a user's project. */
+/** Type-checks code samples that import the package's subpaths, as in a user's project. */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { root, runToEnd } from "./run.ts";
 import { inTempDir, type Sample } from "./samples.ts";
 
-/** Type-checks samples and repository files. Returns compiler errors, one a line; empty if none. */
+/**
+ * Type-checks samples and files of the repository. Returns the compiler errors, one line for each,
+ * or an empty list.
+ */
 export function typeErrors(
   samples: readonly Sample[],
   files: readonly string[],
@@ -39,7 +42,7 @@ export function typeErrors(
   });
 }
 
-/** Maps each subpath of the package to its source file. */
+/** Returns the source file of each subpath of the package, for the compiler option `paths`. */
 async function sourcePaths(): Promise<Record<string, string[]>> {
   const { exports } = JSON.parse(await readFile(join(root, "deno.json"), "utf8")) as {
     readonly exports: Readonly<Record<string, string>>;
@@ -57,7 +60,8 @@ async function sourcePaths(): Promise<Record<string, string[]>> {
 }
 
 /**
- * Returns the file name of a sample: its page and first line, so that compiler errors identify it.
+ * Returns a file name for a sample: its page and first line. So compiler errors identify the
+ * sample.
  */
 function nameOf({ page, line }: Sample): string {
   return `${page.replaceAll(/[/:]/g, "_")}_line_${line}.mts`;

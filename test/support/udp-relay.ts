@@ -2,36 +2,39 @@ import { createSocket, type Socket } from "node:dgram";
 import { isIPv6 } from "node:net";
 import type { Address } from "../../src/transport/address.ts";
 
-/** Behaviour of a relay. */
+/** Options of a UDP relay, which simulate a slow or lossy link. */
 export interface UdpRelayOptions {
-  /** Delay of each datagram per direction, in ms. Default 0. */
+  /** Delay of each datagram in each direction, in ms. Default: 0. */
   readonly delay?: number;
-  /** Returns true to drop a datagram; called for each. Default: drops none. */
+  /** Called for each datagram; returns true to drop it. Default: no datagram is dropped. */
   readonly drop?: (datagram: Uint8Array, fromClient: boolean) => boolean;
 }
 
-/** Relay between clients and one UDP server, which simulates a NAT and a link. */
+/** UDP relay between clients and one server, which simulates a NAT and a link. */
 export interface UdpRelay {
-  /** Address that clients dial. */
+  /** Address of the relay that clients dial. */
   readonly address: Address;
-  /** Numbers of datagrams forwarded to the server and to clients. */
+  /** Number of datagrams that the relay has forwarded to the server, and to clients. */
   readonly counts: { readonly toServer: number; readonly toClient: number };
-  /** Gives every client a new address towards the server, like a NAT that lost its binding. */
+  /**
+   * Changes the address from which the server receives each client's datagrams, like a NAT that has
+   * lost its bindings.
+   */
   rebind(): void;
-  /** Forwards later datagrams of clients to another server. */
+  /** Forwards all later datagrams of clients to another server. */
   retarget(target: Address): void;
-  /** Drops all datagrams, or forwards them again. */
+  /** Drops all later datagrams if `silent` is true. Forwards datagrams again if it is false. */
   silence(silent: boolean): void;
-  /** Sends a datagram to the server from the address of the most recent client. */
+  /** Sends a datagram to the server, as if it came from the client that sent most recently. */
   inject(datagram: Uint8Array): void;
-  /** Holds datagrams for clients back until {@link release}. */
+  /** Delays all datagrams to clients until {@link release} is called. */
   hold(): void;
-  /** Delivers the held datagrams, and forwards later ones at once. */
+  /** Sends the delayed datagrams to the clients, and stops delaying. */
   release(): void;
   close(): Promise<void>;
 }
 
-/** Creates a relay on loopback to a server. */
+/** Starts a UDP relay in front of `server`, on the same IP address. */
 export async function udpRelay(server: Address, options: UdpRelayOptions = {}): Promise<UdpRelay> {
   const { delay = 0, drop = () => false } = options;
   let target = server;

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 
-/** Encoded packet and the result of the reference decoder. */
+/** Encoded Vortex packet, and the result of the reference decoder for it. */
 export interface Vector {
   readonly name: string;
   readonly bytes: Uint8Array;
@@ -9,7 +9,7 @@ export interface Vector {
     | { readonly ok: false; error: string };
 }
 
-/** Loads the vectors of `test/vectors/vortex.json`. */
+/** Reads the test vectors from `test/vectors/vortex.json`. */
 export function loadVectors(): Vector[] {
   const text = readFileSync(new URL("../vectors/vortex.json", import.meta.url), "utf8");
   const rows = JSON.parse(text) as { name: string; hex: string; decoded: Vector["decoded"] }[];

@@ -1,6 +1,6 @@
 /**
- * One side of a connection between link-local addresses, in a separate process and network
- * namespace:
+ * Test program: one side of a connection between link-local addresses, in a separate network
+ * namespace.
  *
  * ```text
  * zone-peer.ts BINDING serve IDENTITY           prints its port, serves one byte per stream,
@@ -9,7 +9,8 @@
  *                                               and prints "served" or the failure
  * ```
  *
- * BINDING is the name of a QUIC fixture; IDENTITY is the server's, in JSON.
+ * BINDING is `quiche`, `node-quic` or `deno-quic`. IDENTITY is the server's certificate and key, in
+ * JSON.
  */
 import process from "node:process";
 import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
