@@ -30,7 +30,7 @@ export interface LoadedConfig extends ResolvedConfig {
    * `createDownloader({ ...(await config.downloader()), pieceTimeout: 60_000 })`. Rejects with
    * `StorageFailed` if a configured certificate or key cannot be read.
    *
-   * @param protocol protocol to use instead of the configured one, with the certificates for it
+   * @param protocol protocol to use instead of the configured one; it also selects the certificates
    */
   downloader(protocol?: ProtocolChoice): Promise<CreateDownloaderOptions>;
   /**
@@ -211,8 +211,8 @@ function offsetOf(yaml: typeof Yaml, document: Document.Parsed, path: readonly s
 }
 
 /**
- * Finds the key-value pair with key `name` in a YAML section. A pair written in the section itself
- * takes precedence over a pair merged into it by `<<`.
+ * Returns the key-value pair with key `name` in a YAML section, or undefined without such a pair. A
+ * pair in the section itself takes precedence over a pair merged into it by `<<`.
  */
 function pairOf(
   yaml: typeof Yaml,

@@ -17,10 +17,9 @@ interface FileIdentity {
  * Opens an existing file for reading and writing without changing its content, or creates an empty
  * file.
  *
- * In a shared directory such as `/tmp`, another user can create an entry of that name first. It
- * could be a symbolic link to a file of this user, a pipe that blocks forever, or a file with
- * foreign content. Such an entry is removed and not opened. Opening fails if the entry cannot be
- * removed.
+ * In a shared directory such as `/tmp`, another user can create an entry at `path` first. It could
+ * be a symbolic link to a file of this user, a pipe that blocks forever, or a file with foreign
+ * content. Such an entry is removed and not opened. Opening fails if the entry cannot be removed.
  */
 export async function openOwnFile(path: string): Promise<FileHandle> {
   for (let tries = 0; tries < MAX_TRIES; tries++) {

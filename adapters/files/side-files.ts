@@ -11,7 +11,7 @@ import { codeOf } from "./storage-error.ts";
 const MAX_NAME_BYTES = 255;
 /**
  * Longest suffix that is added to the name of an output file: that of a temporary file beside the
- * lock.
+ * lock file.
  */
 const LONGEST_SUFFIX = ".part.lock.00000000";
 
@@ -28,7 +28,7 @@ export interface SideFiles {
 /**
  * Returns the paths of the temporary files for the output file `path`. They are in the same
  * directory, and their names start with the name of the output file. If such a name is too long for
- * the file system, the names start with 32 hex digits of its SHA-256 instead.
+ * the file system, it starts with 32 hex digits of the SHA-256 of the output file's name instead.
  */
 export async function sideFilesOf(path: string): Promise<SideFiles> {
   const stem = (await fits(path + LONGEST_SUFFIX))

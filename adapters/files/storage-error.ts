@@ -22,7 +22,7 @@ const causes: Record<string, string> = {
 /**
  * Converts the error of a file operation to a `VortexError`. Its code is `PermissionDenied` if the
  * runtime denied a permission, otherwise `StorageFailed`. Returns a `VortexError` unchanged.
- * @param what the failed action for the message, such as `cannot read /etc/x`
+ * @param what the failed action, for the message, such as `cannot read /etc/x`
  */
 export function storageError(error: unknown, what: string): VortexError {
   if (error instanceof VortexError) return error;

@@ -179,11 +179,14 @@ interface FileStamp {
   readonly mtimeNs: bigint;
 }
 
-/** Result of indexing a file: its pieces, its stamp and its checksums. */
+/**
+ * Result of indexing a file: its division into pieces, its checksums, and its size and modification
+ * time.
+ */
 interface Index {
   readonly plan: TaskPlan;
   readonly stamp: FileStamp;
-  /** CRC-32 of each piece, by piece number. */
+  /** CRC-32 of each piece. The index of the array is the piece number. */
   readonly crc32: Uint32Array;
   /**
    * CRC-32 of each chunk, in the order of the pieces. Every piece has the same number of entries.

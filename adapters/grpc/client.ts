@@ -43,16 +43,16 @@ import { guardSession, guardStream } from "./session-guard.ts";
  */
 const WINDOW_BYTES = 16 * 1024 * 1024;
 /**
- * Max number of concurrent streams on a connection. If the peer's SETTINGS_MAX_CONCURRENT_STREAMS
- * is lower, the peer's value applies.
+ * Max number of concurrent streams that this client opens on a connection. If the peer's
+ * SETTINGS_MAX_CONCURRENT_STREAMS is lower, the peer's value applies.
  */
 const DEFAULT_MAX_STREAMS = 100;
 
 /** Options of {@link grpcBinding}. */
 export interface GrpcBindingOptions {
   /**
-   * Connects over TLS with these options. Without them: plaintext HTTP/2, which is also dfdaemon's
-   * default.
+   * TLS options of the connections. If undefined, connects over plaintext HTTP/2, which is also
+   * dfdaemon's default.
    */
   readonly tls?: TlsClientOptions;
 }
@@ -165,7 +165,7 @@ class Http2Connection implements GrpcConnection {
   readonly #session: ClientHttp2Session;
   readonly #options: GrpcTransportOptions;
   readonly #maxMessageLength: number;
-  /** Destroys the session if one of its event callbacks throws. */
+  /** Guard that destroys the HTTP/2 session if one of the session's event callbacks throws. */
   readonly #guard: Guard;
   /**
    * Callbacks that wake the requests waiting for stream credit (SETTINGS_MAX_CONCURRENT_STREAMS),
@@ -304,7 +304,7 @@ class Http2Connection implements GrpcConnection {
 
 /**
  * Emits an error on a stream that closes without response headers. The runtimes report no error for
- * RST_STREAM with NO_ERROR, so Connect would wait for the response until its deadline.
+ * RST_STREAM with NO_ERROR, so Connect would wait for the response until the call's deadline.
  */
 function failUnanswered(stream: ClientHttp2Stream, guard: Guard): void {
   const fail = guard.wrap(() => stream.emit("error", closedEarly(stream)));

@@ -4,7 +4,7 @@ import type { Guard } from "../shared/guard.ts";
 import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
 
 /**
- * Size of the chunks that Connect receives, in bytes. Each chunk joins the content of several
+ * Max size of the chunks that Connect receives, in bytes. Each chunk joins the content of several
  * HTTP/2 DATA frames.
  */
 const CHUNK_BYTES = 256 * 1024;
@@ -18,7 +18,7 @@ const HEADER_BYTES = 5;
 
 /**
  * Replaces the async iterator of an HTTP/2 stream, so that Connect receives a gRPC message only
- * when all of its bytes have arrived:
+ * when all of its bytes have arrived. There are three reasons:
  *
  * - Memory grows with the received bytes only. Connect itself would allocate the length that the
  *   message header announces. A header that announces more than `maxMessageLength` bytes is
@@ -26,7 +26,7 @@ const HEADER_BYTES = 5;
  * - Each chunk has up to 256 KiB, while an HTTP/2 frame has 16 KiB. For each chunk, Connect sums
  *   the lengths of all chunks that it holds. With one chunk per frame, this sum would take three
  *   quarters of the time for a piece of 64 MiB.
- * - The chunks of a message are freed once Connect has copied the complete message.
+ * - The chunks of a message can be freed once Connect has copied the complete message.
  *
  * @param maxMessageLength max length of a message, in bytes
  * @param guard catches the exceptions of the stream's event callbacks

@@ -44,12 +44,12 @@ import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from ".
 import { guardSession, guardStream } from "./session-guard.ts";
 
 /**
- * Memory for each stream of a session, in MiB. node:http2's `maxSessionMemory` is this value times
- * the max number of streams, but at least 64 MiB.
+ * Memory for each stream of an HTTP/2 session, in MiB. node:http2's `maxSessionMemory` is this
+ * value times the max number of streams, but at least 64 MiB.
  *
  * A session that queues more than `maxSessionMemory` (default 10 MB) breaks. Node refuses new
  * streams with ENHANCE_YOUR_CALM (Http2Session::CanAddStream). Bun drops the responses on open
- * streams without an error (https://github.com/oven-sh/bun/pull/43419). Its clients then see
+ * streams without an error (https://github.com/oven-sh/bun/pull/43419). Clients then see
  * PROTOCOL_ERROR, HTTP status 0 or no response.
  *
  * This server queues little data, because it writes a chunk only after the previous one has left
@@ -61,8 +61,8 @@ const SESSION_MIB_PER_STREAM = 2;
 
 /**
  * Time without streams after which the server closes a session, in ms. Clients of this library
- * close an idle connection earlier, by default after 7 minutes. So no request of theirs arrives
- * while the server closes the session.
+ * close an idle connection earlier, by default after 7 minutes. So a client sends no request while
+ * the server closes the session.
  */
 const IDLE_TIMEOUT_MS = 600_000;
 
@@ -72,7 +72,7 @@ const KEEP_ALIVE_DELAY_MS = 30_000;
 /** State of an HTTP/2 session with a client. */
 interface SessionState {
   readonly slot: ConnectionSlot;
-  /** Destroys the session if one of its event callbacks throws. */
+  /** Guard that destroys the HTTP/2 session if one of the session's event callbacks throws. */
   readonly guard: Guard;
   /** Number of open streams of the session. */
   streams: number;
@@ -83,18 +83,19 @@ interface SessionState {
 /** Options of {@link grpcServer}. */
 export interface GrpcServerOptions {
   /**
-   * Serves over TLS with these options. Without them: plaintext HTTP/2, which is also dfdaemon's
+   * TLS options of the server. If undefined, serves over plaintext HTTP/2, which is also dfdaemon's
    * default.
    */
   readonly tls?: TlsServerOptions;
-  /** Information about this host for responses about tasks. */
+  /** Information about this host that the server sends in responses about tasks. */
   readonly serving?: GrpcServing;
 }
 
 /**
  * Starts a server of the Dragonfly gRPC API that serves the pieces of `store`. Rejects with
- * `AddressInUse` if the server cannot listen on `local`, and with `Unreachable` if its host name
- * does not resolve. Rejects with `InvalidArgument` if a certificate or key in `tls` is invalid.
+ * `AddressInUse` if the server cannot listen on `local`. Rejects with `Unreachable` if the host
+ * name in `local` does not resolve. Rejects with `InvalidArgument` if a certificate or key in `tls`
+ * is invalid.
  */
 export async function grpcServer(
   local: Address,
@@ -124,7 +125,7 @@ export async function grpcServer(
 
 /** Server of the Dragonfly gRPC API on node:http2, for Node, Bun and Deno. */
 export class GrpcServer implements ProtocolServer {
-  /** Listening address. If port 0 was requested, its port is the port that the system chose. */
+  /** Listening address. If port 0 was requested, it has the port that the system chose. */
   readonly address: Address;
   readonly #server: Http2Server | Http2SecureServer;
   readonly #clientCa: string | undefined;
@@ -279,12 +280,12 @@ export class GrpcServer implements ProtocolServer {
 
   /**
    * Supervises a session without streams, because the session occupies a connection slot. Sends a
-   * PING (RFC 9113, section 6.7) after each request timeout. Destroys the session if no response
-   * arrives within another request timeout.
+   * PING (RFC 9113, section 6.7) after each request timeout. Destroys the session if the peer does
+   * not acknowledge the PING within another request timeout.
    *
    * The PING detects a client that never starts to speak HTTP/2. It also detects a session that has
-   * stopped after a protocol violation. Node neither closes such a session nor reads from it, so it
-   * does not notice when the client closes the connection.
+   * stopped after a protocol violation. Node neither closes such a session nor reads from its
+   * socket, so Node does not notice when the client closes the connection.
    *
    * A live session is closed gracefully with GOAWAY (section 6.8) after {@link IDLE_TIMEOUT_MS}
    * without streams.
@@ -460,7 +461,7 @@ export class GrpcServer implements ProtocolServer {
   }
 }
 
-/** Returns the peer's address and port of a socket, as a map key. */
+/** Returns the remote address and the remote port of a socket, as a map key. */
 function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }

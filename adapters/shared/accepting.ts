@@ -17,25 +17,25 @@ const POLL_INTERVAL_MS = 1000;
 const ACCEPT_TURNS = 4;
 
 /**
- * Number of connections accepted within {@link ACCEPT_TURNS} that shows that connections had waited
- * in the backlog. A single connection may have arrived during the poll by chance.
+ * Min number of connections accepted within {@link ACCEPT_TURNS} that proves that connections had
+ * waited in the backlog. A single connection may have arrived during the poll by chance.
  */
 const MIN_WAITING_CONNECTIONS = 2;
 
-/** Max number of connections in the backlog of a listening socket, as node:net's default. */
+/** Max number of connections in the backlog of a listening socket, the default of node:net. */
 const BACKLOG_CONNECTIONS = 511;
 
 /**
  * Makes `server` accept connections again after a failed accept, for example when the process had
  * no free file descriptors. Reports failed accepts to `onError` as `Unreachable`, at most once per
- * second.
+ * second. The runtimes differ after a failed accept:
  *
  * - Node closes the connection or emits "error", and continues to accept connections.
  * - Bun leaves connections in the backlog until file descriptors are free, and reports nothing.
- * - Deno stops polling the listening socket after a failed accept, and reports nothing. Its
- *   `poll_tcp_handle` (libs/core/uv_compat/tcp.rs) discards both the error and the waker. Calling
- *   `listen` on the handle again restarts the polling, so this function calls it once per second.
- *   If several connections arrive right after a second without any, they had waited. This is
+ * - Deno stops polling the listening socket, and reports nothing. Its `poll_tcp_handle`
+ *   (libs/core/uv_compat/tcp.rs) discards both the error and the waker. Calling `listen` on the
+ *   handle again restarts the polling, so this function calls `listen` once per second. If several
+ *   connections arrive right after a second without any, they had waited in the backlog. This is
  *   reported.
  *
  * @param address listening address, for the error message

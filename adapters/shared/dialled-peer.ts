@@ -81,8 +81,8 @@ export class DialledPeer implements Connection {
   }
 
   /**
-   * Yields no streams, because a peer opens no TCP connections to its client. Ends when the
-   * connection is closed.
+   * Yields no streams, because over TCP only the client opens streams. Ends when the connection is
+   * closed.
    */
   accept(): AsyncIterable<ByteStream> {
     const none = new AsyncQueue<ByteStream>();

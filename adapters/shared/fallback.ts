@@ -23,14 +23,14 @@ export interface QuicBindingOptions extends QuicTuning {
 export type QuicBinding = (options: QuicBindingOptions) => Promise<Transport>;
 
 /**
- * Creates a QUIC binding that tries `bindings` in order, and uses the first one that is available.
- * If all are unavailable, it uses the TCP transport `tcp`. Each unavailable binding causes a
+ * Creates a QUIC binding that tries `bindings` in order, and uses the first available one. If all
+ * of them are unavailable, it uses the TCP transport `tcp`. Each unavailable binding causes a
  * warning with the reason and a remedy.
  *
  * TCP has no TLS. So if the options require verification of the peer, the binding never falls back
  * to TCP, and rejects with `Unavailable`.
  *
- * @param warn prints one line. Default: `console.warn`, but the same line only once per process.
+ * @param warn prints one line. Default: `console.warn`, at most once per process for the same line
  */
 export function withFallback(
   bindings: readonly (readonly [name: string, binding: QuicBinding])[],

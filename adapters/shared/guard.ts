@@ -41,8 +41,9 @@ export class Guard {
   }
 
   /**
-   * Creates a guard for one of many connections. An exception of this connection calls `end`, which
-   * ends only this connection. The parent guard also counts and reports the exception.
+   * Creates a guard for one of many connections. An exception in a callback of this connection
+   * calls `end`, which ends only this connection. The parent guard also counts and reports the
+   * exception.
    */
   of(end: (error: VortexError) => void): Guard {
     return new Guard({ end, onError: (error) => this.#report(error) });

@@ -7,7 +7,7 @@ import { lookupAll, resolveHost } from "./resolve.ts";
 
 /**
  * Makes `server` listen on the address `local`. Rejects with `AddressInUse` if the address cannot
- * be used, and with `Unreachable` if its host name does not resolve. Rejects with
+ * be used, and with `Unreachable` if the host name in `local` does not resolve. Rejects with
  * `PermissionDenied` if the runtime denies the permission to listen.
  */
 export async function listenOn(server: Server, local: Address): Promise<void> {

@@ -17,7 +17,10 @@ export function isSameHost(host: string): boolean {
   );
 }
 
-/** Returns true if `host` is a loopback address: 127.0.0.0/8, also IPv4-mapped, or ::1. */
+/**
+ * Returns true if `host` is a loopback address: an address in 127.0.0.0/8, also IPv4-mapped, or
+ * ::1.
+ */
 export function isLoopback(host: string): boolean {
   const plain = plainAddress(host);
   return plain.startsWith("127.") || plain === "::1";
@@ -39,7 +42,7 @@ export function isLinkLocal(host: string): boolean {
 
 /**
  * Checks that node:net can dial an address.
- * @throws `InvalidArgument` on Deno if the address has a zone, which Deno would ignore
+ * @throws `InvalidArgument` on Deno if the address has a zone, because Deno would ignore the zone
  */
 export function requireDiallable(remote: Address): void {
   const [, zone] = splitZone(remote.host);

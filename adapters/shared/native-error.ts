@@ -28,11 +28,11 @@ const codes: Record<string, ErrorCode> = {
 };
 
 /**
- * Converts an error of node:net, node:dgram or node:dns to a `VortexError`. Its code is
- * `PermissionDenied` if the runtime denied a permission. For an unknown system error, its code is
- * `fallback`.
+ * Converts an error of node:net, node:dgram or node:dns to a `VortexError`. A known system error
+ * determines its code, such as `ConnectionRefused` for ECONNREFUSED. For an unknown system error,
+ * its code is `fallback`. If the runtime denied a permission, its code is `PermissionDenied`.
  *
- * @param what the failed action for the message, such as `cannot connect to 10.0.0.7:4001`
+ * @param what the failed action, for the message, such as `cannot connect to 10.0.0.7:4001`
  */
 export function nativeError(error: unknown, fallback: ErrorCode, what: string): VortexError {
   return (

@@ -34,8 +34,9 @@ let crc32: Crc32 | "none" | undefined;
  * function (Node before 20.15).
  *
  * The function of node:zlib reaches 15 GB/s and more on Bun and Deno. Node builds zlib without
- * SIMD, so the function reaches only 3 GB/s there. CRC-32 is then a third of the cost of a piece
- * over TCP. So Node uses the optional package `@node-rs/crc32` if it is installed.
+ * SIMD, so the function reaches only 3 GB/s there. CRC-32 is then a third of the cost of
+ * transferring a piece over TCP. So Node uses the optional package `@node-rs/crc32` if it is
+ * installed.
  */
 function fastestCrc32(): Crc32 | "none" {
   const own = (zlib as { readonly crc32?: Crc32 }).crc32 ?? "none";

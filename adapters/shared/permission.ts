@@ -1,6 +1,6 @@
 /**
- * Checks the permissions that the user grants to the program: Deno's `--allow-…` flags, and those
- * of `node --permission`.
+ * Checks the permissions that the user grants to the program: by Deno's `--allow-…` flags, or by
+ * the flags of `node --permission`.
  */
 import { VortexError } from "../../src/errors.ts";
 
@@ -48,7 +48,7 @@ export async function requireNet(host: string, port: number): Promise<void> {
  * Returns a `PermissionDenied` error if a denied permission of the runtime caused the native error.
  * Returns undefined for other errors.
  *
- * @param what the failed action for the message, such as `cannot connect to 10.0.0.7:4001`
+ * @param what the failed action, for the message, such as `cannot connect to 10.0.0.7:4001`
  */
 export function permissionError(error: unknown, what: string): VortexError | undefined {
   if (!(error instanceof Error)) return undefined;
@@ -64,8 +64,8 @@ function permissions(): Permissions | undefined {
 }
 
 /**
- * Returns the text for an error that a denied Deno permission caused: the reason and the missing
- * flag. Returns undefined for other errors.
+ * Returns the reason and the missing flag, as text, if a denied Deno permission caused the error.
+ * Returns undefined for other errors.
  */
 function deniedByDeno(error: Error): string | undefined {
   if (error.name === "NotCapable") return error.message;
@@ -93,8 +93,8 @@ const nodeFlags: Readonly<Record<string, string>> = {
 };
 
 /**
- * Returns the text for an error that a denied Node permission caused: the reason and the missing
- * flag. Returns undefined for other errors.
+ * Returns the reason and the missing flag, as text, if a denied Node permission caused the error.
+ * Returns undefined for other errors.
  */
 function deniedByNode(error: Error): string | undefined {
   const { code, permission, resource } = error as {

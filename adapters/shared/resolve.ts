@@ -51,8 +51,8 @@ export async function dialHost<T>(options: HostDial<T>): Promise<T> {
 
 /**
  * Returns the IP addresses of a host, at least one. An IP address is returned without a lookup.
- * Rejects with `Unreachable` if the host name does not resolve, and with `Aborted` if `signal`
- * aborts.
+ * Rejects with `Unreachable` if the host name does not resolve. If `signal` aborts, rejects with
+ * `Aborted`, or with the signal's reason if that is a `VortexError`.
  */
 export async function resolveHost(
   address: Address,

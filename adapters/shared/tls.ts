@@ -7,8 +7,8 @@ import { certificateFault } from "./tls-errors.ts";
 
 const DAY_MS = 86_400_000;
 /**
- * Min remaining validity in ms with which a server uses the certificate of its identity store. With
- * less, the server creates a new certificate.
+ * Min remaining validity, in ms, of a stored certificate that a server uses again. If the remaining
+ * validity is shorter, the server creates a new certificate.
  */
 const MIN_VALIDITY_MS = DAY_MS;
 

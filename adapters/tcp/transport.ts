@@ -126,7 +126,7 @@ class TcpListener implements Listener {
   }
 }
 
-/** Connection that a server has accepted. It is one socket, and carries one stream. */
+/** Connection that a server has accepted. It consists of one socket and carries one stream. */
 class AcceptedPeer implements Connection {
   readonly protocol = "tcp";
   readonly resumed = false;
