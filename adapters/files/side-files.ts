@@ -28,7 +28,8 @@ export interface SideFiles {
 /**
  * Returns the paths of the temporary files for the output file `path`. They are in the same
  * directory, and their names start with the name of the output file. If such a name is too long for
- * the file system, it starts with 32 hex digits of the SHA-256 of the output file's name instead.
+ * the file system, it starts with a hash instead: 32 hex digits of the SHA-256 of the output file's
+ * name.
  */
 export async function sideFilesOf(path: string): Promise<SideFiles> {
   const stem = (await fits(path + LONGEST_SUFFIX))

@@ -24,8 +24,8 @@ import { nativeHashers } from "../shared/native-hashers.ts";
 import { storageError } from "./storage-error.ts";
 
 /**
- * Size in bytes of the chunks in which a piece is read; its last chunk may be shorter. The index
- * has a CRC-32 for each chunk.
+ * Size in bytes of the chunks in which a piece is read. The last chunk of a piece may be shorter.
+ * The index has a CRC-32 for each chunk.
  */
 const CHUNK_BYTES = 512 * 1024;
 

@@ -44,13 +44,13 @@ import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from ".
 import { guardSession, guardStream } from "./session-guard.ts";
 
 /**
- * Memory for each stream of an HTTP/2 session, in MiB. node:http2's `maxSessionMemory` is this
- * value times the max number of streams, but at least 64 MiB.
+ * Memory for each stream of an HTTP/2 session, in MiB. The option `maxSessionMemory` of node:http2
+ * is this value times the max number of streams, but at least 64 MiB.
  *
  * A session that queues more than `maxSessionMemory` (default 10 MB) breaks. Node refuses new
  * streams with ENHANCE_YOUR_CALM (Http2Session::CanAddStream). Bun drops the responses on open
- * streams without an error (https://github.com/oven-sh/bun/pull/43419). Clients then see
- * PROTOCOL_ERROR, HTTP status 0 or no response.
+ * streams without an error. Clients then see PROTOCOL_ERROR, HTTP status 0 or no response
+ * (https://github.com/oven-sh/bun/pull/43419).
  *
  * This server queues little data, because it writes a chunk only after the previous one has left
  * the queue. So with this value, any number of streams stays below the limit. The limit is not

@@ -13,9 +13,9 @@ const DAY_MS = 86_400_000;
 const MIN_VALIDITY_MS = DAY_MS;
 
 /**
- * Returns the certificate and key for a server: those of the options, or else those of the identity
- * store. Creates a self-signed certificate if neither has one, or if the stored certificate expires
- * within a day. Saves the created certificate to the store, if any.
+ * Returns the certificate and key for a server: from the options if set there, otherwise from the
+ * identity store. Creates a self-signed certificate if there is no certificate, or if the stored
+ * one expires within a day. Saves the created certificate to the store, if any.
  *
  * Rejects with `InvalidArgument` if a certificate or key is invalid, or if the options have both a
  * certificate and a store. Rejects with the errors of the store.
@@ -51,8 +51,9 @@ export function fingerprintOf(pem: string): string {
 }
 
 /**
- * Checks that the first certificate of a peer's chain has a pinned fingerprint. Without pinned
- * fingerprints, checks its validity period and names. Accepts any chain if `verify` is false.
+ * Checks that the first certificate of a peer's chain has a pinned fingerprint. If no fingerprints
+ * are pinned, checks the certificate's validity period and names. Accepts any chain if `verify` is
+ * false.
  *
  * This adds to the check by a binding's TLS implementation, which does not know fingerprints and
  * compares IP addresses as names.

@@ -15,7 +15,7 @@ import type { ParentProgress } from "../../src/task/task.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** Command-line argument of this program, as JSON. */
+/** Command-line argument of this test program, as JSON. */
 export interface AutoFetchOptions {
   readonly config: string;
   readonly addr: PeerAddresses;

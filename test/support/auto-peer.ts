@@ -10,7 +10,7 @@ import type { Protocol } from "../../src/transport/protocol.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** Command-line argument of this program, as JSON. */
+/** Command-line argument of this test program, as JSON. */
 export interface AutoPeerOptions {
   readonly taskId: string;
   readonly seed: number;

@@ -257,8 +257,8 @@ export function taskStore(): MemoryPieceStore {
 }
 
 /**
- * Creates an entry point whose downloader calls `downloadPiece` for every protocol. It sends no
- * stat requests.
+ * Creates an entry point whose downloader calls `downloadPiece` for every protocol. The downloader
+ * sends no stat requests.
  */
 export function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
   const close = async (): Promise<void> => {};

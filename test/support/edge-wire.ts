@@ -34,15 +34,18 @@ export interface EdgeSignal {
 }
 
 /**
- * `VortexError` that the worker sends to the test. If a signal's reason caused the error, it has
- * the number of the signal.
+ * `VortexError` that the worker sends to the test. If the reason of a signal is the error or its
+ * cause, the message has the number of that signal.
  */
 export interface EdgeFailure {
   readonly code: ErrorCode;
   readonly message: string;
-  /** Number of the signal whose reason is this error. */
+  /** Number of the signal whose reason is this error. Undefined if there is no such signal. */
   readonly reasonOf?: number;
-  /** Number of the signal whose reason is the cause of this error. */
+  /**
+   * Number of the signal whose reason is the cause of this error. Undefined if there is no such
+   * signal.
+   */
   readonly causeOf?: number;
 }
 

@@ -26,7 +26,7 @@ export type FaultProtocol = "quic" | "tcp" | "grpc";
 /** Number for each protocol, such as a port. */
 export type PerProtocol = Readonly<Record<FaultProtocol, number>>;
 
-/** Command-line argument of this program, as JSON. */
+/** Command-line argument of this test program, as JSON. */
 export interface FaultPeerOptions {
   readonly seed: number;
   readonly contentLength: number;

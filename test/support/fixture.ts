@@ -6,7 +6,7 @@ import { assertRejects } from "./failures.ts";
 
 /**
  * Options that a test sets on the transport under test. A transport that lacks an option ignores
- * it. Its fixture then lists the failing tests as gaps.
+ * it. The fixture of such a transport lists the failing tests as gaps.
  */
 export interface TransportTuning {
   /** Idle timeout of connections, in ms. */
@@ -24,8 +24,8 @@ export interface TransportFixture {
   /** Address for listeners of the tests; port 0 selects a free port. */
   readonly listenAddress: Address;
   /**
-   * True for QUIC transports. Tests can pass their datagrams through a relay, and they always use
-   * TLS.
+   * True for QUIC transports, which always use TLS. Tests can pass the datagrams of such a
+   * transport through a relay.
    */
   readonly overUdp?: boolean;
   /**

@@ -13,14 +13,14 @@ export const runtimeName: "node" | "bun" | "deno" =
   "bun" in process.versions ? "bun" : "deno" in process.versions ? "deno" : "node";
 
 /**
- * Returns a resolver for the `addresses` of a tuning, or undefined (the system's resolver) if they
- * are not set.
+ * Returns a resolver for the `addresses` of a transport tuning. Returns undefined, for the system's
+ * resolver, if the tuning has no addresses.
  */
 export function resolverOf({ addresses }: TransportTuning = {}): Resolver | undefined {
   return addresses && (async () => addresses);
 }
 
-/** Returns the timeouts of a tuning that are set, without its addresses. */
+/** Returns the defined timeouts of a transport tuning, without its addresses. */
 function timeoutsOf({
   idleTimeout,
   keepAlive,

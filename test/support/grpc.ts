@@ -44,7 +44,9 @@ export class MemoryGrpcBinding implements GrpcBinding {
 /** Connection that {@link MemoryGrpcBinding} dials. */
 export class MemoryGrpcConnection implements GrpcConnection {
   readonly closed: Promise<void>;
-  /** Callback of the most recent call for received bytes. Tests call it to simulate them. */
+  /**
+   * Callback of the most recent call, for received bytes. Tests call it to simulate received bytes.
+   */
   onBytes: () => void = () => {};
   readonly #handlers: readonly UniversalHandler[];
   readonly #maxMessageLength: number;

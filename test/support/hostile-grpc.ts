@@ -45,10 +45,11 @@ export interface GrpcFault {
   /** RPC methods to which the fault applies. Default: all. */
   readonly calls?: readonly GrpcCall[];
   /**
-   * Number of variants of the fault for an RPC method. Variants are numbered from 0. Default: 1.
+   * Returns the number of variants of the fault for an RPC method. Variants are numbered from 0.
+   * Default: 1.
    */
   readonly variants?: (call: GrpcCall) => number;
-  /** Allowed outcomes of a call that receives this faulty response. */
+  /** Returns the allowed outcomes of a call that receives this faulty response. */
   codes(call: GrpcCall, variant: number): readonly FaultOutcome[];
   /** True if a call that receives this fault may wait until its deadline. */
   readonly silent?: boolean;
@@ -58,7 +59,7 @@ export interface GrpcFault {
 /** Valid response to a request, which a fault changes before it is sent. */
 export interface ValidAnswer {
   readonly call: GrpcCall;
-  /** Number of the fault's variant that the request selects. */
+  /** Number of the variant of the fault, which the task id of the request selects. */
   readonly variant: number;
   /** Task id of the request. */
   readonly taskId: string;

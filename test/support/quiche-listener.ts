@@ -30,7 +30,7 @@ export interface OpenListener {
 /**
  * Starts a quiche listener on a new socket.
  *
- * @param faulty returns a binding to use instead of the real one, in which some calls are replaced
+ * @param faulty wraps the quiche binding, to replace some of its functions. Default: unchanged
  */
 export async function openQuicheListener(
   local: Address,

@@ -7,7 +7,7 @@ import { fileSink } from "../../adapters/files/sink.ts";
 import { faceOf } from "../../entry/face.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 
-/** Command-line argument of this program, as JSON. */
+/** Command-line argument of this test program, as JSON. */
 export interface TaskFetchOptions {
   readonly request: TaskRequest;
   readonly path: string;

@@ -9,7 +9,7 @@ import type { StoredPiece } from "../../src/store/store.ts";
 import { seededBytes } from "./random.ts";
 import { runtimeFace } from "./runtime-face.ts";
 
-/** Command-line argument of this program, as JSON. */
+/** Command-line argument of this test program, as JSON. */
 export interface TaskPeerOptions {
   readonly taskId: string;
   readonly seed: number;
