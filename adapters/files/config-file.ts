@@ -61,8 +61,8 @@ export const configVariable = "VORTEX_PEER_CONFIG";
  * (`<<`), up to 128 KiB. See `parseConfig` for the supported keys.
  *
  * Relative paths in the file are resolved from the working directory, like dfdaemon. If a value
- * seems meant for this library but has no effect, one warning per process is printed to standard
- * error.
+ * seems meant for this library but has no effect, prints a warning about it to standard error. The
+ * same warning is printed only once per process.
  *
  * @example
  * ```ts
