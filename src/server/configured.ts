@@ -5,21 +5,26 @@ import { VortexError } from "../errors.ts";
 import type { TlsServerOptions } from "../transport/tls.ts";
 import type { StorageServerOptions } from "./storage-server.ts";
 
-/** Contents of the files that a configuration names, for {@link serverOptions}. */
+/**
+ * Contents of the certificate files that a configuration names, as input of {@link serverOptions}.
+ */
 export interface ServerFiles {
-  /** Contents of the mutual TLS files of `upload.server`. */
+  /**
+   * Contents of the three mutual TLS files that the section `upload.server` names. Default: none,
+   * which is allowed only if the section does not name all three files.
+   */
   readonly mutual?: MutualTls | undefined;
 }
 
 /**
- * Converts a configuration to server options, for QUIC, TCP and gRPC at their ports. The caller can
- * omit protocols from the result.
+ * Converts a configuration to server options, for QUIC, TCP and gRPC at their configured ports. The
+ * caller can delete protocols from the returned options to serve fewer of them.
  *
- * With the files of `upload.server`, gRPC uses TLS and requires client certificates, like stock
- * Dragonfly. The same applies to QUIC.
+ * With `mutual`, gRPC and QUIC use its certificate and require client certificates, like stock
+ * Dragonfly. Without `mutual`, gRPC is plaintext, and QUIC uses a self-signed certificate.
  *
- * @throws `InvalidArgument` if the configuration names these files but their contents are missing,
- * so that a server is never open to all clients by mistake
+ * @throws `InvalidArgument` if the section `upload.server` names all three mutual TLS files, but
+ * `mutual` is missing. Otherwise the server would be open to all clients by mistake.
  */
 export function serverOptions(
   config: Config,

@@ -2,10 +2,10 @@ import { VortexError } from "../errors.ts";
 import type { StoredPiece } from "../store/store.ts";
 
 /**
- * Reads a piece from its store and checks its length. Skips empty chunks, and yields no bytes
- * beyond the announced length.
+ * Reads the content of a piece from its store, and checks that its length equals the length in its
+ * metadata. Skips empty chunks. Yields no chunk that would exceed that length.
  *
- * @throws `StorageFailed` if the store yields more or fewer bytes than it announced
+ * @throws `StorageFailed` if the store yields more or fewer bytes than the metadata says
  */
 export async function* exactContent(piece: StoredPiece): AsyncGenerator<Uint8Array, void, void> {
   const announced = Number(piece.metadata.length);

@@ -11,78 +11,93 @@ import { VortexServer } from "./vortex-server.ts";
 
 /** Options of {@link StorageServer.start}. At least one of `quic`, `tcp` and `grpc` is required. */
 export interface StorageServerOptions extends ServerOptions {
-  /** Store whose pieces are served. */
+  /** Store that contains the pieces to serve. */
   readonly store: PieceStore;
   /** Local address to listen on. Default `0.0.0.0`, all IPv4 addresses of this host. */
   readonly host?: string;
   /**
-   * Serves the Vortex protocol over QUIC. Port 0 selects a free UDP port; stock peers use 4006.
-   * Default: not served.
+   * Serves the Vortex protocol over QUIC at this UDP port; port 0 selects a free port. Stock
+   * Dragonfly peers use 4006. Default: the server does not listen for QUIC.
    */
   readonly quic?: { readonly port: number } & QuicTuning;
   /**
-   * Serves the Vortex protocol over TCP. Port 0 selects a free port; stock peers use 4005. Default:
-   * not served.
+   * Serves the Vortex protocol over TCP at this port; port 0 selects a free port. Stock Dragonfly
+   * peers use 4005. Default: the server does not listen for Vortex over TCP.
    */
   readonly tcp?: { readonly port: number };
   /**
-   * Serves the Dragonfly API over gRPC. Port 0 selects a free port; stock peers use 4000. Default:
-   * not served.
+   * Serves the Dragonfly API over gRPC at this port; port 0 selects a free port. Stock Dragonfly
+   * peers use 4000. Default: the server does not listen for gRPC.
    *
-   * `host` overrides {@link host} for gRPC. With `tls: true` it uses TLS with the certificate of
-   * {@link tls}. Default false: plaintext HTTP/2, like dfdaemon with its default configuration.
+   * - `host`: local address for gRPC only. Default: the option {@link host}.
+   * - `tls`: true to use TLS with the certificate in the option {@link tls}. Default false:
+   *   plaintext HTTP/2, like dfdaemon with its default configuration.
    */
   readonly grpc?: { readonly port: number; readonly host?: string; readonly tls?: boolean };
   /**
-   * Certificate and client authentication for QUIC and for gRPC over TLS. Does not apply to TCP and
-   * to plaintext gRPC. Default: a new self-signed certificate, whose fingerprint clients may pin.
+   * Certificate and client authentication for QUIC, and for gRPC with `grpc.tls`. Does not apply to
+   * TCP or to plaintext gRPC. Default: a new self-signed certificate; clients may pin its
+   * fingerprint.
    */
   readonly tls?: TlsServerOptions;
   /**
-   * IP address at which peers reach this host. gRPC answers contain it, together with the ports of
-   * TCP and QUIC. Default: the local address of the peer's gRPC connection. Set it when peers reach
-   * this host by another address, as behind NAT.
+   * IP address at which peers reach this host. The server sends it in gRPC responses, together with
+   * the TCP and QUIC ports of its Vortex servers. Default: the local address of the gRPC connection
+   * on which the request arrived. Set this option if peers use another address, for example behind
+   * NAT.
    */
   readonly advertisedIp?: string;
-  /** Host name in the host IDs and peer IDs of gRPC answers. Default `vortex-peer`. */
+  /**
+   * Host name from which the server builds the host ID and peer ID in its gRPC responses. Default
+   * `vortex-peer`.
+   */
   readonly hostname?: string;
 }
 
-/** Server of one protocol, part of a {@link StorageServer}. */
+/** Server of one protocol (QUIC, TCP or gRPC); a {@link StorageServer} consists of up to three. */
 export interface ProtocolServer {
-  /** Bound address, with the assigned port when port 0 was requested. */
+  /**
+   * Local address that the server listens at. Contains the assigned port if port 0 was requested.
+   */
   readonly address: Address;
-  /** SHA-256 fingerprint of the current certificate; undefined without TLS. */
+  /**
+   * SHA-256 fingerprint of the certificate for new connections; undefined if this server does not
+   * use TLS.
+   */
   readonly fingerprint: string | undefined;
-  /** Counters of the listener, see `Listener.counters`. */
+  /** Counters of the listener, see `Listener.counters`. Absent if the listener does not count. */
   readonly counters?: ListenerCounters | undefined;
   /**
-   * Replaces the certificate for new connections; existing ones keep theirs. Rejects with
-   * `InvalidArgument` for an invalid certificate or key, and with `Unavailable` without TLS.
+   * Replaces the certificate for new connections; existing connections stay on the old certificate.
+   * Rejects with `InvalidArgument` if the certificate or key is invalid, and with `Unavailable` if
+   * this server does not use TLS.
    */
   setIdentity(identity: TlsIdentity): Promise<void>;
   /**
-   * Rejects new requests and waits up to `grace` ms for answers in flight. Then aborts the rest and
-   * stops listening.
+   * Rejects new requests and waits up to `grace` ms for responses in flight. Then aborts the
+   * responses that are still in flight, and stops listening.
    */
   close(options?: { readonly grace?: number }): Promise<void>;
 }
 
 /**
- * Runtime-specific parts of a {@link StorageServer}, supplied by the entry point of each runtime. A
- * loader rejects with `Unavailable` where the runtime lacks a protocol; the message names an
- * alternative.
+ * Parts of a {@link StorageServer} that depend on the runtime (Node, Bun, Deno). The entry point of
+ * each runtime supplies them. A method rejects with `Unavailable` if the runtime lacks the
+ * protocol; the error message names an alternative.
  */
 export interface ServerBindings {
-  /** Clock, randomness and hashes. */
+  /** Clock, source of randomness and hash functions. */
   readonly runtime: Runtime;
-  /** Creates and checks certificates. */
+  /** Functions that create and validate certificates. */
   readonly identities: IdentityBinding;
-  /** Loads the QUIC transport of this runtime, for listening. */
+  /** Resolves to the QUIC transport of this runtime, configured for a server that listens. */
   quicListener(tls: TlsServerOptions, tuning: QuicTuning): Promise<Transport>;
-  /** Loads the TCP transport of this runtime. */
+  /** Resolves to the TCP transport of this runtime. */
   tcp(): Promise<Transport>;
-  /** Starts a gRPC server at `local`; plaintext HTTP/2 without `tls`. */
+  /**
+   * Starts a gRPC server that listens at the address `local`. Without `tls`, the server uses
+   * plaintext HTTP/2.
+   */
   grpcServer(
     local: Address,
     store: PieceStore,
@@ -92,36 +107,44 @@ export interface ServerBindings {
   ): Promise<ProtocolServer>;
 }
 
-/** Certificate operations that the core cannot perform by itself. */
+/** Operations on server certificates that need functions of the runtime. */
 export interface IdentityBinding {
   /**
-   * Resolves to the identity of a server: the one in the options, else the one in their identity
-   * store. If that is empty, creates a self-signed identity and saves it there. Rejects with
-   * `InvalidArgument`, and with the errors of the store.
+   * Resolves to the certificate and key of a server: those in `options`, else those in the identity
+   * store in `options`. If both are absent, creates a self-signed identity, and saves it in the
+   * identity store if there is one.
+   *
+   * Rejects with `InvalidArgument` if the options are invalid, and with the error of the identity
+   * store if it cannot be read or written.
    */
   ofServer(options: TlsServerOptions): Promise<TlsIdentity>;
-  /** Creates a new self-signed identity. */
+  /** Creates a self-signed certificate with a new private key. */
   make(): Promise<TlsIdentity>;
   /**
-   * Returns the identity if it is valid. Throws `InvalidArgument` for an invalid certificate or
-   * key, and for a key that does not match the certificate.
+   * Returns `identity` unchanged if it is valid.
+   *
+   * @throws `InvalidArgument` if the certificate or key is invalid, or the key does not match the
+   * certificate
    */
   check(identity: TlsIdentity): TlsIdentity;
 }
 
 /**
- * Server of one store over QUIC, TCP and gRPC, in any combination. All protocols share one upload
- * rate limit and one certificate.
+ * Serves the pieces of one store over any combination of QUIC, TCP and gRPC. All protocols share
+ * one upload rate limit. QUIC and gRPC over TLS share one certificate.
  */
 export class StorageServer {
-  /** Bound address of each protocol that is served. */
+  /** Local address of each protocol that this server listens for, with the assigned port. */
   readonly addresses: { readonly quic?: Address; readonly tcp?: Address; readonly grpc?: Address };
   readonly #servers: readonly ProtocolServer[];
   readonly #tls: TlsServerOptions;
   readonly #identities: IdentityBinding;
-  /** Current identity; undefined without TLS. */
+  /** Certificate and key for new connections; undefined if no protocol uses TLS. */
   #identity: TlsIdentity | undefined;
-  /** Settles after all rotations so far; serialises them. */
+  /**
+   * Promise that resolves when all certificate rotations requested so far have ended. Each rotation
+   * starts after this promise, so rotations run one after another.
+   */
   #rotating: Promise<unknown> = Promise.resolve();
 
   private constructor(
@@ -139,9 +162,13 @@ export class StorageServer {
   }
 
   /**
-   * Starts to serve the protocols in `options`. Rejects with `InvalidArgument`, `AddressInUse` or
-   * `Unavailable`, and with `StorageFailed` when the stored certificate cannot be read or written.
-   * After a rejection nothing is left listening.
+   * Starts to listen for the protocols in `options`. If one protocol fails, the others are closed
+   * too. Rejects with:
+   *
+   * - `InvalidArgument` if an option is invalid, or no protocol is given
+   * - `AddressInUse` if an address is in use, or does not belong to this host
+   * - `Unavailable` if the runtime lacks a protocol
+   * - `StorageFailed` if `tls.identityStore` cannot be read or written
    */
   static async start(
     options: StorageServerOptions,
@@ -201,7 +228,7 @@ export class StorageServer {
     return new StorageServer(addresses, started, tls, bindings.identities, identity);
   }
 
-  /** Counters of the listeners, summed over all protocols. */
+  /** Sum of the listener counters of all protocols. A listener that does not count adds 0. */
   get counters(): ListenerCounters {
     const sum = { unanswerable: 0, unsent: 0, caught: 0 };
     for (const { counters } of this.#servers) {
@@ -212,24 +239,27 @@ export class StorageServer {
     return sum;
   }
 
-  /** SHA-256 fingerprint of the current certificate, for clients to pin; undefined without TLS. */
+  /**
+   * SHA-256 fingerprint of the current certificate, for clients to pin. Undefined if no protocol
+   * uses TLS.
+   */
   get fingerprint(): string | undefined {
     return this.#secured()[0]?.fingerprint;
   }
 
   /**
-   * Replaces the certificate for new connections over QUIC and gRPC; existing ones keep theirs.
-   * Resolves to the fingerprint of the new certificate.
+   * Replaces the certificate for new connections over QUIC and gRPC; existing connections stay on
+   * the old certificate. Resolves to the fingerprint of the new certificate.
    *
-   * The old certificate stays in use when this rejects:
+   * If the method rejects, the old certificate stays in use. It rejects with:
    *
-   * - `InvalidArgument`: the certificate or key is invalid. Also if `identity` is omitted although
-   *   the options contain a certificate.
-   * - `StorageFailed`: `tls.identityStore` cannot save the identity.
-   * - `Unavailable`: no protocol uses TLS, or the runtime cannot replace a certificate.
+   * - `InvalidArgument` if the certificate or key is invalid, or if `identity` is omitted although
+   *   the server options contain a certificate
+   * - `StorageFailed` if `tls.identityStore` cannot save the identity
+   * - `Unavailable` if no protocol uses TLS, or the runtime cannot replace a certificate
    *
    * @param identity new certificate and key, saved in `tls.identityStore` if there is one. Default:
-   * a new self-signed identity
+   * a new self-signed certificate
    */
   rotateCertificate(identity?: TlsIdentity): Promise<string> {
     const rotation = this.#rotating.then(() => this.#rotate(identity));
@@ -271,8 +301,8 @@ export class StorageServer {
   }
 
   /**
-   * Rejects new requests and waits up to `grace` ms (default 5,000) for answers in flight. Then
-   * aborts the rest and stops listening. Idempotent.
+   * Rejects new requests and waits up to `grace` ms (default 5,000) for responses in flight. Then
+   * aborts the responses that are still in flight, and stops listening. Idempotent.
    */
   async close(options: { readonly grace?: number } = {}): Promise<void> {
     await Promise.all(this.#servers.map((server) => server.close(options)));
@@ -283,7 +313,7 @@ export class StorageServer {
   }
 }
 
-/** Returns the addresses and names that gRPC answers advertise, from bound Vortex servers. */
+/** Returns the ports, IP address and host name that the gRPC server advertises to peers. */
 function servingOf(
   { advertisedIp, hostname }: StorageServerOptions,
   { tcp, quic }: StorageServer["addresses"],

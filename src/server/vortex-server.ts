@@ -29,23 +29,32 @@ import {
 } from "./admission/upload.ts";
 import { exactContent } from "./exact.ts";
 
-/** Server of a store over the Vortex protocol, on one listener. */
+/** Serves the pieces of a store over the Vortex protocol, to the connections of one listener. */
 export class VortexServer {
   readonly #listener: Listener;
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;
   readonly #slots: ConnectionSlots;
-  /** Unsettled work of connections and streams. */
+  /**
+   * Promises of all connections and streams that are still being served. Each promise removes
+   * itself when it settles.
+   */
   readonly #running = new Set<Promise<void>>();
-  /** Aborts when the listener has closed, so that no answer waits for a peer that is gone. */
+  /**
+   * Aborts when the listener has closed. Its signal ends pending reads of the store and waits for
+   * the upload rate.
+   */
   readonly #terminated = new AbortController();
-  /** Number of requests that have arrived and are not answered yet. */
+  /** Number of requests that have arrived and whose responses are not complete yet. */
   #inFlight = 0;
   /** Called when {@link #inFlight} drops to 0. */
   #onIdle: () => void = () => {};
   #closing: Promise<void> | undefined;
 
-  /** Serves `store` to the connections of `listener`, and takes ownership of the listener. */
+  /**
+   * Starts to accept connections from `listener`, and serves the pieces of `store` to them. The new
+   * server owns the listener: {@link close} closes it.
+   */
   constructor(listener: Listener, store: PieceStore, settings: ServerSettings) {
     this.#listener = listener;
     this.#store = store;
@@ -55,8 +64,9 @@ export class VortexServer {
   }
 
   /**
-   * Listens at `local` on `transport`, and serves `store` there. Rejects with `AddressInUse` or
-   * `InvalidArgument`.
+   * Starts to listen at the address `local` on `transport`, and serves the pieces of `store` there.
+   * Rejects with `AddressInUse` if the address is in use or does not belong to this host. Rejects
+   * with `InvalidArgument` if an option or the address is invalid.
    */
   static async listen<T extends VortexServer>(
     this: new (
@@ -80,30 +90,41 @@ export class VortexServer {
     return new this(listener, store, settings);
   }
 
-  /** Bound address, with the assigned port when port 0 was requested. */
+  /**
+   * Local address that the server listens at. Contains the assigned port if port 0 was requested.
+   */
   get address(): Address {
     return this.#listener.address;
   }
 
-  /** Fingerprint of the certificate, for clients to pin, see {@link Listener.fingerprint}. */
+  /**
+   * SHA-256 fingerprint of the certificate, for clients to pin; undefined if the transport has no
+   * TLS. See {@link Listener.fingerprint}.
+   */
   get fingerprint(): string | undefined {
     return this.#listener.fingerprint;
   }
 
-  /** Counters of the listener, see {@link Listener.counters}. */
+  /**
+   * Counters of the listener, see {@link Listener.counters}; undefined if the transport counts
+   * nothing.
+   */
   get counters(): ListenerCounters | undefined {
     return this.#listener.counters;
   }
 
-  /** Replaces the certificate for new connections, see {@link Listener.setIdentity}. */
+  /**
+   * Replaces the certificate for new connections; existing connections stay on the old certificate.
+   * See {@link Listener.setIdentity} for the errors.
+   */
   setIdentity(identity: TlsIdentity): Promise<void> {
     return this.#listener.setIdentity(identity);
   }
 
   /**
-   * Rejects new requests and waits up to `grace` ms (default 5,000) for answers in flight. Then
-   * aborts the rest and stops listening. Waits at most one more second for pending reads of the
-   * store. Idempotent.
+   * Rejects new requests and waits up to `grace` ms (default 5,000) for responses in flight. Then
+   * aborts the responses that are still in flight, and stops listening. Finally waits up to 1 s for
+   * pending reads of the store to end. Idempotent.
    */
   close(options: { readonly grace?: number } = {}): Promise<void> {
     this.#closing ??= this.#close(options.grace ?? 5000);
@@ -280,12 +301,12 @@ export class VortexServer {
   }
 
   /**
-   * Throws if the peer has given up the stream while it waited for its grant, and returns the grant
-   * to the limiter. Otherwise a client that makes requests and cancels them could use up the whole
-   * rate without receiving a byte.
+   * Throws if the peer has reset the stream while the response waited for the upload rate limit. If
+   * so, returns the `bytes` granted for the next write to the rate limiter. Otherwise a client that
+   * cancels its requests could use up the whole rate without receiving a byte.
    *
-   * Only a grant that is not written yet is returned: when a write fails, the number of sent bytes
-   * is unknown.
+   * Call it before each rate-limited write. If a write itself fails, the number of sent bytes is
+   * unknown, so no bytes are returned to the limiter.
    */
   async #requireReader({ writer }: ByteStream, bytes: number, flow: Flow): Promise<void> {
     try {
@@ -330,7 +351,7 @@ export class VortexServer {
     }
   }
 
-  /** Resolves when all work of connections and streams has settled. */
+  /** Resolves when no connection or stream is being served any more. */
   async #drained(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running);
   }
@@ -341,20 +362,19 @@ export class VortexServer {
   }
 }
 
-/**
- * {@link VortexServer} over a QUIC transport. The name is the one in Dragonfly's design document.
- */
+/** {@link VortexServer} for a QUIC transport. Its name comes from Dragonfly's design document. */
 export class QuicServer extends VortexServer {}
 
-/**
- * {@link VortexServer} over a TCP transport. The name is the one in Dragonfly's design document.
- */
+/** {@link VortexServer} for a TCP transport. Its name comes from Dragonfly's design document. */
 export class TcpServer extends VortexServer {}
 
-/** Grace period for pending reads of the store on close, in ms. */
+/** Time that `close` waits for pending reads of the store after all streams have ended, in ms. */
 const STORE_GRACE_MS = 1000;
 
-/** Resolves when `promise` has settled, or after `milliseconds`. */
+/**
+ * Resolves when `promise` has resolved or rejected, or after `milliseconds`, whichever comes first.
+ * Never rejects.
+ */
 function settledWithin(
   promise: Promise<unknown>,
   clock: Clock,
@@ -370,10 +390,15 @@ function settledWithin(
   });
 }
 
-/** Size of the buffer for reading a request, in bytes. A request has 74 bytes. */
+/** Size of the buffer for reading a request, in bytes. A request packet has 74 bytes. */
 const REQUEST_BUFFER_BYTES = 128;
 
-/** Reads one request packet. Throws if the peer sends any other packet, or further bytes. */
+/**
+ * Reads one request packet from a new stream.
+ *
+ * @throws `ProtocolViolation` if the peer sends another kind of packet, or bytes after the request
+ * @throws `TruncatedContent` if the stream ends before the request is complete
+ */
 async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
   // Only a request is valid here, so the limits for other packets are 0.
   const decoder = new PacketDecoder({ metadata: 0, errorMessage: 0, reserved: 0 });
@@ -403,14 +428,21 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
 
 const EMPTY = new Uint8Array(0);
 
-/** Maximum number of bytes after a request that are discarded before the stream is cancelled. */
+/**
+ * Maximum number of bytes after a request that {@link expectEnd} discards, in bytes. If the peer
+ * sends more, the server cancels the receiving direction of the stream.
+ */
 const MAX_DISCARDED_BYTES = 64 * 1024;
-/** Buffer for discarded bytes, shared by all streams because its contents are not used. */
+/**
+ * Scratch buffer for bytes that are read and discarded. All streams share it, because nothing reads
+ * its contents.
+ */
 const DISCARD_BUFFER = new Uint8Array(1024);
 
 /**
- * Reads up to the end of the request's direction, so that the transport can free the stream.
- * Discards up to 64 KiB before the end; cancels the direction beyond that. Never rejects.
+ * Reads and discards what a peer sends after its request, until the peer ends its direction of the
+ * stream. The transport can then free the stream. After 64 KiB, cancels the direction instead.
+ * Never rejects.
  */
 async function expectEnd({ reader }: ByteStream): Promise<void> {
   try {

@@ -2,91 +2,102 @@ import type { Clock, Timer } from "../../runtime.ts";
 import { FairSet } from "./fair-set.ts";
 import { networkOf } from "./network.ts";
 
-/** Slot of one connection on a server. */
+/**
+ * Permission of one connection to stay open on a server. A server has `maxConnections` of them, see
+ * {@link ConnectionSlots}.
+ */
 export interface ConnectionSlot {
-  /** Network of the client, see {@link networkOf}. */
+  /** Network of the client: its IPv4 address or IPv6 /64 prefix, see {@link networkOf}. */
   readonly network: string;
-  /** Records the start of a request on the connection. */
+  /** Records that a request has started on the connection. */
   begin(): void;
-  /** Records the end of a request, for each call of {@link begin}. */
+  /** Records that a request has ended. Must be called once for each call of {@link begin}. */
   end(): void;
-  /** Frees the slot when the connection has ended. Idempotent. */
+  /** Frees the slot. The server calls this method when the connection has ended. Idempotent. */
   leave(): void;
 }
 
 /**
- * Delay between the choice of a connection for eviction and its end, in ms. When many connections
- * arrive at once, all are accepted before any request is read. The delay gives them time to make
- * one.
+ * Delay in ms between selecting a connection for eviction and closing it. A connection that starts
+ * a request during the delay may stay open. New connections need that time: when many arrive at
+ * once, all are accepted before the first request is read.
  */
 export const EVICTION_DELAY_MS = 50;
 
 /**
- * Number of connections that a listener accepts beyond the slots of its server. They are those in
- * state `noticed`, and new ones, up to a full accept queue of the system.
+ * Number of connections that a listener accepts in addition to `maxConnections`. They are
+ * connections in state `noticed`, and new connections without a slot, up to a full accept queue of
+ * the system.
  */
 export const EXTRA_CONNECTIONS = 512;
 
 /**
  * State of a connection:
  *
- * - `silent`: it has made no request yet.
+ * - `silent`: it has not started a request yet.
  * - `busy`: it has requests in flight.
- * - `idle`: it has made requests, and none is in flight.
- * - `noticed`: it holds no slot, and is evicted after {@link EVICTION_DELAY_MS}. It gets a slot
- *   again if one is free by then, or if it has made a request and another connection can be
- *   evicted.
+ * - `idle`: it has started requests, and all of them have ended.
+ * - `noticed`: it was selected for eviction, holds no slot, and is closed after
+ *   {@link EVICTION_DELAY_MS}. It stays open if a slot is free by then. It also stays open if it
+ *   has started a request meanwhile and another connection can be evicted instead.
  * - `left`: it has ended, or was evicted. Terminal.
  */
 type SlotState = "silent" | "busy" | "idle" | "noticed" | "left";
 
 interface TakenSlot extends ConnectionSlot {
-  /** Ends the connection. */
+  /** Closes the connection. */
   readonly evict: () => void;
   state: SlotState;
-  /** Number of requests in flight, in any state. */
+  /** Number of requests in flight on the connection. Counted in every {@link SlotState}. */
   requests: number;
-  /** True once the connection has made a request. */
+  /** True if the connection has ever started a request. */
   hasRequested: boolean;
-  /** True once the connection has made a request since it last entered state `noticed`. */
+  /** True if the connection has started a request since it last entered state `noticed`. */
   requestedSinceNotice: boolean;
-  /** Timer that ends the `noticed` state. */
+  /**
+   * Timer that ends state `noticed` after {@link EVICTION_DELAY_MS}; undefined before the first
+   * notice.
+   */
   notice: Timer | undefined;
 }
 
 /**
- * Admission control for the connections of a server. When all slots are taken, a new connection
- * evicts, in this order:
+ * Limits the number of concurrent connections of a server. When all slots are taken, a new
+ * connection evicts another one, in this order of preference:
  *
- * 1. the oldest connection that has made no request;
- * 2. the connection that has been idle for longest, because its client can reconnect;
- * 3. the connection whose requests are oldest, of the network with the most busy connections.
+ * 1. the oldest connection that has not started a request
+ * 2. the connection that has been idle for longest, because its client can reconnect
+ * 3. the connection with the oldest requests, of the network with the most busy connections
  *
  * So neither silent connections nor one host with endless requests can lock out other clients. In
- * the first two cases the eviction is delayed by {@link EVICTION_DELAY_MS}. A connection that makes
- * a request in that time competes like a new one: the same rule selects another connection.
+ * cases 1 and 2 the eviction is delayed by {@link EVICTION_DELAY_MS}. If the selected connection
+ * starts a request in that time, the same rules select another connection in its place.
  */
 export class ConnectionSlots {
   readonly #maxConnections: number;
   readonly #clock: Clock;
-  /** Connections in state `silent`, the oldest first. */
+  /** Connections in state `silent`, in the order of their arrival. */
   readonly #silent = new Set<TakenSlot>();
-  /** Connections in state `idle`, the longest idle first. */
+  /** Connections in state `idle`, the longest idle connection first. */
   readonly #idle = new Set<TakenSlot>();
-  /** Connections in state `busy` by network, those with the oldest requests first. */
+  /**
+   * Connections in state `busy`, grouped by network. In each group, the connection that has been
+   * busy for longest comes first.
+   */
   readonly #busy = new FairSet<TakenSlot>();
 
-  /** @param maxConnections number of slots, at least 1 */
+  /** @param maxConnections maximum number of concurrent connections, at least 1 */
   constructor(maxConnections: number, clock: Clock) {
     this.#maxConnections = maxConnections;
     this.#clock = clock;
   }
 
   /**
-   * Takes a slot for a new connection. Returns undefined if no slot is free and none can be freed.
+   * Assigns a slot to a new connection. If all slots are taken, evicts another connection. Returns
+   * undefined if no other connection may be evicted.
    *
    * @param host IP address of the client
-   * @param evict ends the connection; called when another connection gets its slot
+   * @param evict closes the new connection; called when it is evicted later
    */
   take(host: string, evict: () => void): ConnectionSlot | undefined {
     const network = networkOf(host);
@@ -115,12 +126,18 @@ export class ConnectionSlots {
     return slot;
   }
 
-  /** True while all slots are taken. A `noticed` connection holds none. */
+  /**
+   * True if all slots are taken. Connections in state `noticed` do not count, because they hold no
+   * slot.
+   */
   get #full(): boolean {
     return this.#silent.size + this.#idle.size + this.#busy.size >= this.#maxConnections;
   }
 
-  /** Frees a slot for a connection of `network`. Returns false if no connection may be evicted. */
+  /**
+   * Frees a slot for a new connection from `network`, by evicting another connection. Returns
+   * false, and evicts none, if no connection may be evicted.
+   */
   #makeRoomFor(network: string): boolean {
     for (const slots of [this.#silent, this.#idle]) {
       for (const first of slots) {
@@ -150,7 +167,10 @@ export class ConnectionSlots {
     slot.evict();
   }
 
-  /** Moves a connection to the state that follows from its requests. */
+  /**
+   * Moves a connection to state `silent`, `idle` or `busy`, depending on its past and current
+   * requests.
+   */
   #enter(slot: TakenSlot): void {
     this.#move(slot, slot.requests > 0 ? "busy" : slot.hasRequested ? "idle" : "silent");
   }

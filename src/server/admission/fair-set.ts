@@ -1,15 +1,21 @@
-/** Tracks which network holds which items of a limited resource, see {@link networkOf}. */
+/**
+ * Set of items that are grouped by the client network that uses them, see {@link networkOf}. When a
+ * server reaches a limit, the set selects an item of the network with the most items for eviction.
+ */
 export class FairSet<T> {
-  /** Items by network, the oldest first. */
+  /** Items of each network, in the order in which they were added. */
   readonly #held = new Map<string, Set<T>>();
   #size = 0;
 
-  /** Number of items of all networks. */
+  /** Total number of items, over all networks. */
   get size(): number {
     return this.#size;
   }
 
-  /** Adds an item as the newest of its network. Does nothing if the network has it already. */
+  /**
+   * Adds an item of `network` as its newest. Does nothing if the item is already in the set for
+   * that network.
+   */
   add(network: string, item: T): void {
     const held = this.#held.get(network) ?? new Set();
     this.#held.set(network, held);
@@ -18,7 +24,10 @@ export class FairSet<T> {
     this.#size++;
   }
 
-  /** Removes an item. Returns false if the network does not have it. */
+  /**
+   * Removes an item of `network`. Returns false if the set does not contain the item for that
+   * network.
+   */
   delete(network: string, item: T): boolean {
     const held = this.#held.get(network);
     if (held?.delete(item) !== true) return false;
@@ -28,8 +37,11 @@ export class FairSet<T> {
   }
 
   /**
-   * Returns the item to evict for a new one of `network`: the oldest item of the network with the
-   * most items. Returns undefined unless that network then still has more items than `network`.
+   * Returns the item to evict so that a new item of `network` can be added: the oldest item of the
+   * network with the most items. Does not remove the item.
+   *
+   * Returns undefined if, without the item, that network would have no more items than `network`.
+   * An eviction would then only move the shortage from one network to the other.
    */
   evictionCandidate(network: string): T | undefined {
     let largest: Set<T> | undefined;

@@ -1,8 +1,11 @@
 /**
- * Returns the network of an IP address, the unit of fairness among clients: an IPv4 address itself,
- * or the /64 prefix of an IPv6 address. A host can choose any address in its /64, but not another
- * prefix (RFC 4291, section 2.5.1). An IPv4-mapped IPv6 address counts as IPv4; other text is
- * returned as it is.
+ * Returns the network of a client's IP address. Limits are shared fairly among networks, not among
+ * connections.
+ *
+ * The network of an IPv4 address is the address itself; an IPv4-mapped IPv6 address counts as IPv4.
+ * The network of another IPv6 address is its /64 prefix. A host can choose any address within its
+ * /64, but not another prefix (RFC 4291, section 2.5.1). Text that is not an IP address is returned
+ * unchanged.
  */
 export function networkOf(host: string): string {
   const mapped = /^::ffff:([0-9.]+)$/i.exec(host)?.[1];

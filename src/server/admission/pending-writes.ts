@@ -1,39 +1,48 @@
 import { VortexError } from "../../errors.ts";
 
-/** Maximum size of a write that is not counted, in bytes: small ones are not worth tracking. */
+/**
+ * Maximum length in bytes of a write that {@link PendingWriteBudget} does not count. Such small
+ * writes take little memory.
+ */
 const UNCOUNTED_BYTES = 4096;
 
 interface PendingWrite {
   readonly bytes: number;
-  /** Rejects the write, to free its memory. */
+  /** Rejects the promise of the write with `Stalled`, so that the memory of its chunk is freed. */
   readonly evict: () => void;
 }
 
 /**
- * Memory limit for chunks that wait for their peer to read, over all answers of a server. Each
- * answer holds one chunk, and peers can request as many answers as there are streams and
- * connections. Over the limit, the write that has waited for longest is evicted, before its stall
- * timeout.
+ * Limits the memory for chunks that wait until their peer reads, over all responses of a server.
+ * Each response holds one chunk, and peers can request as many responses as there are streams and
+ * connections. When the limit is exceeded, evicts the write that has waited for longest, without
+ * waiting for its stall timeout.
  */
 export class PendingWriteBudget {
   readonly #maxBytes: number;
   #bytes = 0;
-  /** Pending writes, the longest waiting first. */
+  /** Writes that have not settled yet, in the order in which they started. */
   readonly #pending = new Set<PendingWrite>();
 
-  /** @param maxBytes maximum number of pending bytes; a single write may exceed it */
+  /**
+   * @param maxBytes maximum total length of all pending writes, in bytes. A single write may exceed
+   * it if no other write is pending
+   */
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
   }
 
-  /** Number of pending bytes. */
+  /** Total length of all pending writes, in bytes. */
   get bytes(): number {
     return this.#bytes;
   }
 
   /**
-   * Counts a write of `bytes` until `writing` settles. Settles as `writing` does, or rejects with
-   * `Stalled` when the write is evicted.
+   * Counts a write of `bytes` bytes as pending until `writing` settles. Returns a promise that
+   * settles like `writing`. It rejects with `Stalled` if the write is evicted because the limit is
+   * exceeded.
+   *
+   * @param writing promise of the write
    */
   hold<T>(bytes: number, writing: Promise<T>): Promise<T> {
     if (bytes <= UNCOUNTED_BYTES) return writing;

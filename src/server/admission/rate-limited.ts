@@ -4,12 +4,14 @@ import type { Flow } from "../../rate-limiter.ts";
 import type { PendingWriteBudget } from "./pending-writes.ts";
 
 /**
- * Yields a chunk of an answer in portions, each as soon as the upload rate permits; without a flow,
- * in one portion. Throws when the signal aborts. Throws `Stalled` when the chunk is evicted from
- * memory, see {@link PendingWriteBudget}.
+ * Splits a chunk of a response into portions, and yields each portion as soon as the upload rate
+ * limit permits. Without `flow` there is no rate limit, so the chunk is yielded as one portion.
  *
- * @param flow flow of the answer. The same one must be used for all its chunks, because the oldest
- * answer of a network is served first, see {@link networkOf}
+ * @param flow rate-limiter flow of the response, or undefined without a rate limit. All chunks of a
+ * response must use the same flow, because the limiter serves the oldest response of a network
+ * first
+ * @throws the signal's reason if it is a `VortexError`, else `Aborted`, when the signal aborts
+ * @throws `Stalled` if {@link PendingWriteBudget} evicts the chunk while it waits
  */
 export async function* rateLimited(
   chunk: Uint8Array,

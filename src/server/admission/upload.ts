@@ -6,55 +6,73 @@ import type { Telemetry } from "../../telemetry.ts";
 import type { ListenOptions } from "../../transport/transport.ts";
 import { PendingWriteBudget } from "./pending-writes.ts";
 
-/** Limits and callbacks of a server. All are optional. */
+/** Limits and callbacks of a server. */
 export interface ServerOptions {
   /**
-   * Maximum upload rate over all answers of this server, in bytes/s, at least 1. Default: no limit.
-   * Client addresses share the rate equally; for IPv6, each /64 counts as one address.
+   * Maximum upload rate over all responses of this server, in bytes/s, at least 1. Default: no
+   * limit. The rate is shared equally among client addresses; for IPv6, all addresses in a /64
+   * prefix count as one.
    */
   readonly uploadRateLimit?: number;
   /**
    * Maximum number of concurrent connections for each protocol, 1 to 1,000,000. Default 1,024.
    *
-   * A further connection evicts the oldest one that has made no request, else the one that has been
-   * idle for longest. When all are busy, it evicts one of the host with the most connections, or is
-   * refused.
+   * When the limit is reached, a new connection evicts the oldest connection without any request so
+   * far, else the connection that has been idle for longest. If all connections have requests in
+   * flight, it evicts a connection of the host with the most connections. If the new connection is
+   * from that host, it is refused.
    */
   readonly maxConnections?: number;
   /** Maximum number of concurrent streams of one connection, 1 to 1,000,000. Default 128. */
   readonly maxStreams?: number;
   /**
-   * Maximum number of concurrent SyncPieces and DownloadTask answers over gRPC, 1 to 1,000,000.
-   * Default 1,024. Each answer may last as long as its task grows. Beyond the limit, the oldest
-   * answer of the address with the most answers makes room for one to another address.
+   * Maximum number of concurrent responses to SyncPieces and DownloadTask over gRPC, 1 to
+   * 1,000,000. Default 1,024. Each response may last until all pieces of its task have arrived.
+   *
+   * When the limit is reached, a new call evicts the oldest response of the client address with the
+   * most responses. If the new call is from that address, it fails with RESOURCE_EXHAUSTED.
    */
   readonly maxTaskStreams?: number;
   /**
-   * Maximum number of bytes in memory that wait for their peer to read, or for the upload rate,
-   * over all answers. At least 1; default 512 MiB. Beyond it, the answer that has waited for
-   * longest is aborted.
+   * Maximum number of bytes in memory that wait until their peer reads, or for the upload rate
+   * limit. Counted over all responses. At least 1; default 512 MiB. When the limit is exceeded, the
+   * response that has waited for longest is aborted.
    */
   readonly maxPendingBytes?: number;
-  /** Accepts 0-RTT requests, see {@link ListenOptions.earlyData}. Default true. */
+  /** True to accept 0-RTT requests, see {@link ListenOptions.earlyData}. Default true. */
   readonly earlyData?: boolean;
   /**
-   * Time limit for a request to arrive, from the opening of its stream, in ms. Default 10,000. Over
-   * gRPC also the interval at which idle clients receive a PING, and the time limit to answer it.
+   * Maximum time from the opening of a stream to the arrival of its complete request, in ms.
+   * Default 10,000. Over gRPC, also the interval between the PING frames to an idle client, and the
+   * time limit for the client to acknowledge a PING.
    */
   readonly requestTimeout?: number;
-  /** Time limit for a peer to accept one more chunk of its answer, in ms. Default 30,000. */
+  /**
+   * Maximum time in ms until the peer accepts the next chunk of its response. Default 30,000. When
+   * it passes, the response is aborted.
+   */
   readonly stallTimeout?: number;
   /**
-   * Receives the errors of requests that failed for a reason other than the peer. Also receives
-   * failures to accept a connection (at most one a second), and exceptions in event callbacks, each
-   * of which ended its connection. Default: they are dropped.
+   * Receives the errors that a peer did not cause:
+   *
+   * - failures of requests, such as an unreadable store
+   * - failures to accept a connection, at most one per second
+   * - exceptions in event callbacks of the runtime, each of which ended its connection
+   *
+   * Default: these errors are ignored.
    */
   readonly onError?: (error: VortexError) => void;
-  /** Observes every answer, such as `openTelemetry(api)`. Default: none. */
+  /**
+   * Receives the start and end of every response, for traces and metrics. Example:
+   * `openTelemetry(api)`. Default: none.
+   */
   readonly telemetry?: Telemetry;
 }
 
-/** {@link ServerOptions} with all defaults applied, shared by the servers of one store. */
+/**
+ * {@link ServerOptions} with all defaults applied, and the limiters for them. All protocols of one
+ * {@link StorageServer} share one object.
+ */
 export interface ServerSettings {
   readonly maxConnections: number;
   readonly maxStreams: number;
@@ -63,22 +81,22 @@ export interface ServerSettings {
   readonly earlyData: boolean;
   readonly requestTimeout: number;
   readonly stallTimeout: number;
-  /** Enforces `uploadRateLimit` over all answers; undefined without a limit. */
+  /** Enforces `uploadRateLimit` over all responses; undefined if there is no limit. */
   readonly limiter: RateLimiter | undefined;
-  /** Enforces `maxPendingBytes` over all answers. */
+  /** Enforces `maxPendingBytes` over all responses. */
   readonly pendingWrites: PendingWriteBudget;
   readonly onError: (error: VortexError) => void;
   readonly telemetry: Telemetry | undefined;
-  /** Clock, randomness and hashes. */
+  /** Clock, source of randomness and hash functions. */
   readonly runtime: Runtime;
 }
 
 const MAX_TIMEOUT_MS = 24 * 3600 * 1000;
 
 /**
- * Applies the defaults to `options` and creates the shared limiters.
+ * Applies the defaults to `options`, and creates the limiters that all protocols of a server share.
  *
- * @throws `InvalidArgument` for an option out of its range
+ * @throws `InvalidArgument` if an option is out of its range
  */
 export function serverSettings(options: ServerOptions, runtime: Runtime): ServerSettings {
   const maxPendingBytes = options.maxPendingBytes ?? 512 * 1024 * 1024;
@@ -109,10 +127,10 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
 }
 
 /**
- * Settles as `promise` does, or rejects with `code` after `milliseconds`. Does not stop the
- * operation behind `promise`; the caller must abort it after a timeout.
+ * Returns a promise that settles like `promise`, or rejects with the error code `code` after
+ * `milliseconds`. A timeout does not stop the operation behind `promise`; the caller must abort it.
  *
- * @param what operation that timed out, for the message
+ * @param what description of the operation, for the error message
  */
 export async function withTimeout<T>(
   clock: Clock,
