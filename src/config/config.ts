@@ -7,52 +7,66 @@ import { check, isSection, type Problem, show, valueAt } from "./values.ts";
 export type { Config, MutualTlsFiles } from "./sections.ts";
 
 /**
- * Values for some keys of a configuration, each with the name of its source: a file, a command line
- * flag, or a call.
+ * Values for some keys of a configuration. `source` says where a value was set, such as the name of
+ * a file, a command-line flag or a function call.
  */
 export type ConfigLayer = ReadonlyMap<
   ConfigKey,
   { readonly value: unknown; readonly source: string }
 >;
 
-/** Effective value of one key. */
+/** Effective value of one configuration key, and where it was set. */
 export interface ConfigSetting {
-  /** Full name of the key, sections included, such as `download.protocol`. */
+  /** Full name of the key including its sections, such as `download.protocol`. */
   readonly key: ConfigKey;
-  /** Parsed value, as in {@link Config}. */
+  /** Parsed value, of the type that the key has in {@link Config}. */
   readonly value: unknown;
-  /** Value as text, as a file would contain it; undefined if it is not set. */
+  /**
+   * Value in the form in which a configuration file would contain it. Undefined if the key has
+   * neither a value nor a default.
+   */
   readonly text: string | undefined;
-  /** Source of the value, from its layer; `default` if no layer sets it. */
+  /**
+   * Name of the file, command-line flag or function call that set the value. `default` if none set
+   * it.
+   */
   readonly source: string;
 }
 
-/** Effective configuration, with the source of each value. */
+/** Effective configuration: the merged values, and for each value where it was set. */
 export interface ResolvedConfig {
-  /** Values by section. */
+  /** Effective values, arranged in sections like the configuration file. */
   readonly config: Config;
-  /** All keys, in the order of a `dfdaemon.yaml`. */
+  /** List of all keys with their effective values, in the order of `dfdaemon.yaml`. */
   readonly settings: readonly ConfigSetting[];
 }
 
-/** Invalid value in a configuration. */
+/** Invalid value in a configuration, with the place at which it was found. */
 export interface ConfigProblem extends Problem {
-  /** Location of the value, from `sourceOf` of {@link parseConfigLayer}. */
+  /**
+   * Place of the value, such as `dfdaemon.yaml:12`. Absent if {@link parseConfigLayer} was called
+   * without `sourceOf`.
+   */
   readonly source?: string;
 }
 
 /**
- * Parses a configuration: the object in a `dfdaemon.yaml`, or one of the same form.
+ * Parses a configuration, and applies the defaults. `input` is the object in a `dfdaemon.yaml`, or
+ * an object of the same form.
  *
- * - No key is required. Unknown keys are ignored, because a real file has many. Only the section
- *   `vortexPeer`, which belongs to this library, must not contain any.
+ * - All keys are optional. Unknown keys are ignored, because a real file has many keys for dfdaemon
+ *   only. Unknown keys in the section `vortexPeer` are errors, because only this library reads that
+ *   section.
  * - Keys may be spelt as in stock Dragonfly (`quicPort`) or as in its design document
- *   (`quic_port`). The former wins if both are present.
+ *   (`quic_port`). If both spellings are present, the spelling of stock Dragonfly has precedence.
  * - Older names are accepted: `storage.server.protocol` for `download.protocol`, and `rateLimit`
- *   for `bandwidthLimit`. The new names win.
- * - Durations are text with a unit, such as `360s` and `1m30s`.
+ *   for `bandwidthLimit`. If both names are present, the new name has precedence.
+ * - Durations are text with a unit, such as `360s` or `1m30s`.
  *
  * Source of keys and defaults: dragonfly-client, `dragonfly-client-config/src/dfdaemon.rs`.
+ *
+ * @throws `InvalidArgument` if any value is invalid. Its message lists each invalid key, its value
+ * and the allowed values. Its cause is an array of {@link ConfigProblem}.
  *
  * @example
  * ```ts
@@ -61,23 +75,22 @@ export interface ConfigProblem extends Problem {
  * const config = parseConfig({ download: { protocol: "quic", pieceTimeout: "1m30s" } });
  * const downloader = createDownloader(downloaderOptions(config));
  * ```
- *
- * @throws `InvalidArgument` that lists each invalid key, its value and what is allowed. Its cause
- * is an array of {@link ConfigProblem}.
  */
 export function parseConfig(input: unknown): Config {
   return resolveConfig(parseConfigLayer(input)).config;
 }
 
 /**
- * Parses one layer of a configuration, like {@link parseConfig} but without defaults. Pass the
- * result to {@link resolveConfig}, together with other layers.
+ * Parses one layer of a configuration, such as one file. Accepts the same input as
+ * {@link parseConfig}, but applies no defaults. Pass the result to {@link resolveConfig}, together
+ * with other layers.
  *
- * @param sourceOf returns the location of the value at a path of keys, such as `dfdaemon.yaml:12`,
- * for messages. Default: no location
- * @param onUnused receives a line for each value that has no effect, but seems meant for this
- * library. Examples: a misspelt key, the losing one of two spellings, and an incomplete section for
- * mutual TLS. Default: ignored
+ * @param sourceOf returns the place of the value at a path of keys, such as `dfdaemon.yaml:12`. It
+ * appears in error messages. Default: no place
+ * @param onUnused receives one line of text for each value that has no effect, but was probably
+ * meant for this library. Examples are a misspelt key, a value overridden by another spelling of
+ * its key, and an incomplete set of mutual TLS files. Default: such values are ignored silently
+ * @throws `InvalidArgument` if any value is invalid, see {@link parseConfig}
  */
 export function parseConfigLayer(
   input: unknown,
@@ -111,7 +124,12 @@ export function parseConfigLayer(
   return layer;
 }
 
-/** Creates a layer from valid values, without the undefined ones. */
+/**
+ * Creates a configuration layer from values that are valid already. Skips values that are
+ * undefined.
+ *
+ * @param sourceOf returns where the value of a key was set, such as `--protocol`
+ */
 export function configLayer(
   values: { readonly [Key in ConfigKey]?: ValueOf<Key> | undefined },
   sourceOf: (key: ConfigKey) => string,
@@ -124,7 +142,10 @@ export function configLayer(
   );
 }
 
-/** Merges layers: each key takes its value from the first layer that has it, else its default. */
+/**
+ * Merges configuration layers. Each key gets its value from the first layer that contains it. A key
+ * that no layer contains gets its default.
+ */
 export function resolveConfig(...layers: readonly ConfigLayer[]): ResolvedConfig {
   const settings = configKeys.map((key): ConfigSetting => {
     const { value, source } = layers.find((layer) => layer.has(key))?.get(key) ?? {
@@ -141,7 +162,7 @@ export function resolveConfig(...layers: readonly ConfigLayer[]): ResolvedConfig
   return { config: nest(settings), settings };
 }
 
-/** Formats a problem as one line. */
+/** Formats an invalid value as one line of an error message. */
 function describeProblem({ path, value, expected, source }: ConfigProblem): string {
   const key = path.length === 0 ? "configuration" : path.join(".");
   return source === undefined
@@ -157,7 +178,11 @@ function failure(problems: readonly ConfigProblem[]): VortexError {
 }
 
 /**
- * Finds unknown keys in the section of this library. No other program reads it, so they are errors.
+ * Finds unknown keys in the section `vortexPeer`. They are errors, because no other program reads
+ * that section.
+ *
+ * @param path path to the section or subsection to search
+ * @param known full names of the known keys
  */
 function unknownOwnKeys(
   input: unknown,
@@ -189,7 +214,7 @@ function unknownOwnKeys(
   });
 }
 
-/** Arranges the settings as nested sections. */
+/** Arranges a flat list of settings as nested sections. */
 function nest(settings: readonly ConfigSetting[]): Config {
   const root: Record<string, unknown> = {};
   for (const { key, value } of settings) {

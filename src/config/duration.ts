@@ -1,6 +1,6 @@
 /**
- * Units of durations in stock Dragonfly, up to the week, in ms. Source: the humantime crate,
- * `parse_duration`.
+ * Length in ms of each unit of time that stock Dragonfly accepts in durations, up to the week.
+ * Source: function `parse_duration` of the Rust crate humantime.
  */
 const units: Record<string, number> = {
   ...spellings(1e-6, "ns", "nsec"),
@@ -16,12 +16,12 @@ const units: Record<string, number> = {
 const SPAN = /\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ]+)/y;
 
 /**
- * Parses a duration: one or more numbers, each with a unit, such as `360s`, `1m30s`, `2h 37min`,
- * `1.5s` or `500ms`. Returns ms, or undefined for any other text, including a number without a
- * unit. Months and years are not supported, because no timeout is that long.
+ * Parses a duration and returns it in ms. A duration consists of one or more numbers, each with a
+ * unit, such as `360s`, `1m30s`, `2h 37min`, `1.5s` or `500ms`. Returns undefined for any other
+ * text, such as a number without a unit. Months and years are not supported.
  *
- * No library of this size fits: `ms` and `@lukeed/ms` read a single unit, and `parse-duration`
- * accepts "360s;", "1m oops" and "3m5". A misread timeout is noticed too late.
+ * No published library fits: `ms` and `@lukeed/ms` accept only one unit, and `parse-duration`
+ * accepts malformed text such as "360s;", "1m oops" and "3m5".
  */
 export function parseDuration(text: string): number | undefined {
   let milliseconds = 0;
@@ -37,8 +37,8 @@ export function parseDuration(text: string): number | undefined {
 }
 
 /**
- * Formats whole milliseconds for {@link parseDuration}: in seconds if that is a whole number, else
- * in milliseconds.
+ * Formats a whole number of milliseconds as text that {@link parseDuration} accepts. Uses seconds
+ * if the result is a whole number, such as `30s`; else milliseconds, such as `1500ms`.
  */
 export function formatDuration(milliseconds: number): string {
   return milliseconds % 1000 === 0 ? `${milliseconds / 1000}s` : `${milliseconds}ms`;

@@ -16,24 +16,27 @@ import {
   text,
 } from "./values.ts";
 
-/** Full name of a key, sections included, such as `storage.server.quicPort`. */
+/** Full name of a configuration key including its sections, such as `storage.server.quicPort`. */
 export type ConfigKey = Names<Config>;
 
-/** Type of the value of a key in {@link Config}. */
+/** Type that the value of a configuration key has in {@link Config}. */
 export type ValueOf<Key extends ConfigKey> = ValueAt<Config, Key>;
 
-/** Definition of one key. */
+/** Definition of one configuration key. */
 export interface KeyDefinition<T> {
-  /** Paths at which the value may be found, in order of precedence. */
+  /**
+   * Paths of section names and key name under which the value may be found. If several paths have a
+   * value, the first path has precedence.
+   */
   readonly paths: readonly (readonly string[])[];
   readonly schema: v.GenericSchema<unknown, T>;
-  /** Default value. */
+  /** Value of the key if no configuration layer sets it. */
   readonly defaultValue: T;
-  /** Formats a value as a file would contain it. */
+  /** Formats a value in the form in which a configuration file would contain it. */
   format(value: T): string;
 }
 
-/** Section of this library, which stock Dragonfly does not have. */
+/** Name of the configuration section for options that only this library has. */
 export const ownSection = "vortexPeer";
 
 const protocol = v.picklist(protocolChoices, `expected ${protocolChoices.join(", ")}`);
@@ -49,7 +52,7 @@ const fingerprints = v.pipe(
   v.minLength(1, "expected a list of SHA-256 fingerprints"),
 );
 
-/** Definitions of all keys, in the order of a `dfdaemon.yaml`. */
+/** Definitions of all configuration keys, in the order of `dfdaemon.yaml`. */
 export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } = {
   "host.ip": optional("host.ip", ip, String),
   "host.hostname": optional("host.hostname", text("the name of a host"), String),
@@ -143,10 +146,10 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
   "vortexPeer.quic.ackThreshold": optional("vortexPeer.quic.ackThreshold", integer(1, 64), String),
 };
 
-/** Names of all keys, in the same order. */
+/** Full names of all configuration keys, in the order of `dfdaemon.yaml`. */
 export const configKeys: readonly ConfigKey[] = Object.keys(keys) as ConfigKey[];
 
-/** All spellings of the keys in {@link ownSection}. */
+/** Full names of all keys in the section `vortexPeer`, in every accepted spelling. */
 export const ownKeys: ReadonlySet<string> = new Set(
   configKeys
     .flatMap((key) => keys[key].paths)
@@ -154,12 +157,15 @@ export const ownKeys: ReadonlySet<string> = new Set(
     .map((path) => path.join(".")),
 );
 
-/** Formats a duration that may be 0, which is written without a unit. */
+/**
+ * Formats a duration in ms that may be 0. Zero is written without a unit, unlike in
+ * {@link formatDuration}.
+ */
 function formatPatience(milliseconds: number): string {
   return milliseconds === 0 ? "0" : formatDuration(milliseconds);
 }
 
-/** Names of all values in `T`, with sections joined by dots. */
+/** Union of the full names of all keys in the type `T`. Section names are joined by dots. */
 type Names<T, Prefix extends string = ""> = {
   [Key in keyof T & string]: T[Key] extends Value
     ? `${Prefix}${Key}`
@@ -186,7 +192,7 @@ function define<T>(
   return { paths: [name, ...others].flatMap(spellings), schema, defaultValue, format };
 }
 
-/** Defines a key without a default. */
+/** Defines a configuration key whose default value is undefined. */
 function optional<T>(
   name: string,
   schema: v.GenericSchema<unknown, T>,
@@ -203,7 +209,8 @@ function optional<T>(
 }
 
 /**
- * Returns the paths of a key in camel case (stock Dragonfly) and snake case (its design document).
+ * Returns the paths of a key in camel case, as in stock Dragonfly, and in snake case, as in its
+ * design document. Returns one path if both spellings are equal.
  */
 function spellings(name: string): (readonly string[])[] {
   const path = name.split(".");

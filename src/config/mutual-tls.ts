@@ -1,18 +1,22 @@
 import type { MutualTlsFiles } from "./sections.ts";
 
-/** Credentials for mutual TLS: the contents of the three files in {@link MutualTlsFiles}. */
+/**
+ * Certificates and private key for mutual TLS, as PEM text: the contents of the files in
+ * {@link MutualTlsFiles}.
+ */
 export interface MutualTls {
-  /** Certificate authorities that must have issued the peer's certificate, PEM. */
+  /** Certificates of the authorities that must have issued the peer's certificate, PEM. */
   readonly ca: string;
-  /** Certificate chain of this side, PEM. */
+  /** Certificate chain that this host presents, PEM. */
   readonly cert: string;
-  /** Private key of `cert`, PEM. */
+  /** Private key of the certificate in `cert`, PEM. */
   readonly key: string;
 }
 
 /**
- * Returns the names of the three files for mutual TLS, in place of their contents. Returns
- * undefined unless all are set; like stock Dragonfly, it ignores an incomplete set.
+ * Returns the names of the three files for mutual TLS, in the fields where {@link MutualTls} has
+ * their contents. Returns undefined if any of the three names is missing. Stock Dragonfly ignores
+ * an incomplete set too.
  */
 export function mutualTlsFiles({ caCert, cert, key }: MutualTlsFiles): MutualTls | undefined {
   return caCert === undefined || cert === undefined || key === undefined

@@ -1,6 +1,6 @@
 /**
- * Units of sizes in stock Dragonfly, in bytes, by lower-case name; input is case-insensitive.
- * Source: the bytesize crate, `parse.rs`.
+ * Number of bytes in each unit that stock Dragonfly accepts in sizes, by the lower-case name of the
+ * unit. Source: `parse.rs` of the Rust crate bytesize.
  */
 const units: Record<string, number> = {
   "": 1,
@@ -12,7 +12,7 @@ const units: Record<string, number> = {
   ...prefixed("p", 5),
 };
 
-/** Units that {@link formatSize} uses, the largest first. */
+/** Units in which {@link formatSize} may write a size, the largest unit first. */
 const outputUnits: readonly string[] = [
   "PiB",
   "PB",
@@ -27,8 +27,9 @@ const outputUnits: readonly string[] = [
 ];
 
 /**
- * Parses a size: a number, with an optional unit in powers of 1000 (`50GB`, `50G`) or of 1024
- * (`50GiB`, `50Gi`). Returns bytes, or undefined for any other text and above 2^53 - 1.
+ * Parses a size and returns it in bytes. A size is a number with an optional unit, in powers of
+ * 1000 (`50GB`, `50G`) or of 1024 (`50GiB`, `50Gi`). Units are case-insensitive. Returns undefined
+ * for any other text, and for sizes over 2^53 - 1 bytes.
  */
 export function parseSize(text: string): number | undefined {
   const [, amount, unit = ""] = /^([0-9]{1,16}(?:\.[0-9]+)?) ?([A-Za-z]*)$/.exec(text) ?? [];
@@ -38,7 +39,10 @@ export function parseSize(text: string): number | undefined {
   return Number.isSafeInteger(bytes) ? bytes : undefined;
 }
 
-/** Formats bytes for {@link parseSize}, in the largest unit that gives a whole number. */
+/**
+ * Formats a number of bytes as text that {@link parseSize} accepts. Uses the largest unit in which
+ * the size is a whole number.
+ */
 export function formatSize(bytes: number): string {
   for (const unit of outputUnits) {
     const size = units[unit.toLowerCase()] ?? 0;

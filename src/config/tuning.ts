@@ -1,7 +1,9 @@
 import type { QuicTuning } from "../transport/quic-tuning.ts";
 import type { Config } from "./sections.ts";
 
-/** Returns the QUIC parameters in a configuration, for clients and servers. */
+/**
+ * Returns the QUIC transport parameters that a configuration sets. Omits those that are undefined.
+ */
 export function quicTuning({ vortexPeer }: Config): QuicTuning {
   const {
     congestionControl,

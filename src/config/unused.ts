@@ -2,26 +2,34 @@
 import { configKeys, keys, ownSection } from "./keys.ts";
 import { isSection, type Problem, valueAt } from "./values.ts";
 
-/** Maximum edit distance between a misspelt key and the intended one. */
+/**
+ * Maximum edit distance at which an unknown key counts as a misspelling of a known key, in
+ * characters.
+ */
 const MAX_TYPOS = 2;
 
-/** Minimum length of an intended key, in characters: shorter ones resemble too many others. */
+/**
+ * Minimum length of a known key, in characters, for a key to count as its misspelling. Shorter keys
+ * resemble too many others.
+ */
 const MIN_LENGTH = 4;
 
-/** Sections whose three files for mutual TLS must be set together. */
+/** Sections that name three mutual TLS files, which have an effect only if all three are set. */
 const mutualTlsSections = ["upload.server", "upload.client"] as const;
 const mutualTlsKeys = ["caCert", "cert", "key"] as const;
 
 /**
- * Finds values without effect, in an input without invalid values. `expected` of each problem says
- * what would have an effect.
+ * Finds values of a configuration that have no effect, but were probably meant for this library.
+ * The field `expected` of each result says what would have an effect. `input` must not contain
+ * invalid values.
  */
 export function unusedKeys(input: unknown): Problem[] {
   return [...misspelt(input, []), ...overridden(input), ...incompleteMutualTls(input)];
 }
 
 /**
- * Finds unknown keys that resemble a known one. Others are ignored: dfdaemon has many more keys.
+ * Finds unknown keys that resemble a known key. Other unknown keys are ignored, because dfdaemon
+ * has many keys that this library does not use.
  */
 function misspelt(input: unknown, path: readonly string[]): Problem[] {
   const section = sectionAt(input, path);
@@ -39,7 +47,10 @@ function misspelt(input: unknown, path: readonly string[]): Problem[] {
   });
 }
 
-/** Finds values at another path or spelling of a key that differ from the effective one. */
+/**
+ * Finds values that another path or spelling of the same key overrides. Omits values that are equal
+ * to the effective value.
+ */
 function overridden(input: unknown): Problem[] {
   return configKeys.flatMap((key) => {
     const [first, ...others] = keys[key].paths.flatMap((path) => {
@@ -59,7 +70,9 @@ function overridden(input: unknown): Problem[] {
   });
 }
 
-/** Finds files of an incomplete set for mutual TLS. */
+/**
+ * Finds mutual TLS files in a section that does not name all three files, and so have no effect.
+ */
 function incompleteMutualTls(input: unknown): Problem[] {
   return mutualTlsSections.flatMap((section) => {
     const given = mutualTlsKeys.flatMap((key) => {
@@ -77,7 +90,7 @@ function incompleteMutualTls(input: unknown): Problem[] {
   });
 }
 
-/** Returns the names of the known values and subsections in a section. */
+/** Returns the names of all known keys and subsections directly in the section at `path`. */
 function knownKeys(path: readonly string[]): ReadonlySet<string> {
   const paths = configKeys.flatMap((key) => keys[key].paths);
   const within = paths.filter(
@@ -94,7 +107,10 @@ function sectionAt(
   return "value" in found && isSection(found.value) ? found.value : undefined;
 }
 
-/** Returns true if a key differs from a known name only by case, separators or a few typos. */
+/**
+ * Returns true if `key` is probably a misspelling of `name`: they differ only by case, separators
+ * or up to {@link MAX_TYPOS} typos.
+ */
 function resembles(key: string, name: string): boolean {
   const [one, other] = [plain(key), plain(name)];
   if (one === other) return true;
@@ -108,8 +124,9 @@ function plain(key: string): string {
 }
 
 /**
- * Returns the edit distance of two texts: insertions, deletions, replacements and swaps of
- * neighbours (optimal string alignment).
+ * Returns the edit distance of two texts (optimal string alignment). That is the number of
+ * insertions, deletions, replacements and swaps of neighbouring characters that change one text to
+ * the other.
  */
 function distance(one: string, other: string): number {
   let beforeLast: number[] = [];

@@ -3,7 +3,11 @@ import { VortexError } from "../errors.ts";
 import { parseDuration } from "./duration.ts";
 import { parseSize } from "./size.ts";
 
-/** Schema of an integer from `min` to `max`. */
+/**
+ * Creates a schema that accepts an integer from `min` to `max`.
+ *
+ * @param what noun for the value in error messages. Default: `an integer`
+ */
 export function integer(
   min: number,
   max: number,
@@ -16,13 +20,13 @@ export function integer(
   );
 }
 
-/** Schema of a port, 0 to 65535; a listener at port 0 uses any free one. */
+/** Schema of a port, an integer from 0 to 65535. A listener at port 0 uses any free port. */
 export const port: v.GenericSchema<unknown, number> = integer(0, 65535, "a port");
 
 /**
- * Schema of a duration from 1 ms to `days` days; its output is in ms. Accepts only text with a
- * unit, like stock Dragonfly: a bare `360` would mean seconds to its author and milliseconds to
- * this library.
+ * Creates a schema that accepts a duration from 1 ms to `days` days, such as `360s`, and outputs it
+ * in ms. Accepts only text with a unit, like stock Dragonfly. A number without a unit could mean
+ * seconds or milliseconds.
  */
 export function durationUpTo(days: number): v.GenericSchema<unknown, number> {
   const expected = `expected a duration from 1ms to ${days}d with its unit, such as 360s or 1m30s`;
@@ -37,35 +41,50 @@ export function durationUpTo(days: number): v.GenericSchema<unknown, number> {
   );
 }
 
-/** Schema of a duration from 1 ms to 30 days, see {@link durationUpTo}. */
+/**
+ * Schema of a duration from 1 ms to 30 days, such as `360s`; outputs ms. See {@link durationUpTo}.
+ */
 export const duration: v.GenericSchema<unknown, number> = durationUpTo(30);
 
-/** Schema of the key `patience`: 0, or a duration up to 1 day; its output is in ms. */
+/**
+ * Schema of the key `vortexPeer.patience`: 0, or a duration from 1 ms to 1 day, such as `60s`.
+ * Outputs ms.
+ */
 export const patience: v.GenericSchema<unknown, number> = patienceSchema();
 
-/** Schema of a rate in bytes/s, at least 1: a number, or text with a unit. */
+/**
+ * Schema of a rate of at least 1 byte/s: a number, or text with a unit, such as `50MiB`. Outputs
+ * bytes/s.
+ */
 export const bandwidth: v.GenericSchema<unknown, number> = bandwidthSchema();
 
-/** Schema of an IPv4 or IPv6 address. */
+/** Schema of text that is an IPv4 or IPv6 address. */
 export const ip: v.GenericSchema<unknown, string> = v.pipe(
   v.string("expected an IPv4 or IPv6 address"),
   v.ip("expected an IPv4 or IPv6 address"),
 );
 
-/** Schema of text with at least one non-space character. `what` describes it in messages. */
+/**
+ * Creates a schema that accepts text with at least one non-space character.
+ *
+ * @param what noun for the value in error messages
+ */
 export function text(what: string): v.GenericSchema<unknown, string> {
   return v.pipe(v.string(`expected ${what}`), v.regex(/\S/, `expected ${what}`));
 }
 
-/** Schema of the SHA-256 fingerprint of a certificate. */
+/** Schema of a SHA-256 fingerprint of a certificate: 64 hex digits, with or without colons. */
 export const fingerprint: v.GenericSchema<unknown, string> = v.pipe(
   v.string("expected 64 hex digits, with colons or without"),
   v.regex(/^[0-9a-f]{2}(:?[0-9a-f]{2}){31}$/i, "expected 64 hex digits, with colons or without"),
 );
 
-/** Invalid value in an input. */
+/** Invalid value in an input such as a configuration. */
 export interface Problem {
-  /** Path of keys to the value, as the input spells them; empty for the input itself. */
+  /**
+   * Path of section names and key name to the value, spelt as in the input. Empty if the input
+   * itself is invalid.
+   */
   readonly path: readonly string[];
   readonly value: unknown;
   /** Description of the allowed values, such as `expected true, false`. */
@@ -73,11 +92,11 @@ export interface Problem {
 }
 
 /**
- * Parses `input` by `schema`.
+ * Validates `input` by `schema` and returns the output of the schema.
  *
- * @param nameOf formats the path of a value for messages
- * @throws one `InvalidArgument` that lists every invalid key, its value and what is allowed. Its
- * cause is the {@link Problem} array.
+ * @param nameOf formats the path of an invalid value for the error message
+ * @throws `InvalidArgument` if any value is invalid. Its message lists every invalid key, its value
+ * and the allowed values. Its cause is an array of {@link Problem}.
  */
 export function parseValues<T>(
   schema: v.GenericSchema<unknown, T>,
@@ -93,7 +112,12 @@ export function parseValues<T>(
   throw new VortexError("InvalidArgument", message, { cause: problems });
 }
 
-/** Parses `input`, found at `path`, by `schema`. Returns its value or the problems with it. */
+/**
+ * Validates `input` by `schema`. Returns the output of the schema, or the list of invalid values.
+ * Does not throw.
+ *
+ * @param path path of `input` in the configuration, which precedes the paths in the result
+ */
 export function check<T>(
   schema: v.GenericSchema<unknown, T>,
   input: unknown,
@@ -110,7 +134,7 @@ export function check<T>(
   };
 }
 
-/** Formats a value of an input for a message, shortened to 80 characters. */
+/** Formats a value for an error message. Shortens it to 80 characters. */
 export function show(value: unknown): string {
   const text =
     typeof value === "object" && value !== null
@@ -156,8 +180,8 @@ function bandwidthSchema(): v.GenericSchema<unknown, number> {
 }
 
 /**
- * Looks up the value at `path`. Returns a problem if a value on the way is not a section, and an
- * empty object if a section is absent.
+ * Looks up the value at a path of section names and key name. Returns an empty object if a section
+ * on the path is absent. Returns a {@link Problem} if a value on the path is not a section.
  */
 export function valueAt(
   input: unknown,
@@ -180,7 +204,9 @@ export function valueAt(
   return { value: section };
 }
 
-/** Returns true if a value is a section, so an object with keys. */
+/**
+ * Returns true if `value` is a configuration section: an object that is neither null nor an array.
+ */
 export function isSection(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }

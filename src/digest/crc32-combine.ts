@@ -1,11 +1,13 @@
-/** Reflected polynomial of CRC-32 (IEEE 802.3), as in zlib. */
+/** Generator polynomial of CRC-32 (IEEE 802.3) in reflected bit order, as in zlib. */
 const POLYNOMIAL = 0xedb88320;
 
 /**
- * Combines two CRC-32 values into the one of the concatenated contents. Multiplies `first` by
- * x^(8 length) modulo the polynomial, like `crc32_combine` of zlib.
+ * Returns the CRC-32 of two concatenated contents, given the CRC-32 of each. Multiplies `first` by
+ * x^(8 × `length`) modulo the generator polynomial, like `crc32_combine` of zlib.
  *
- * @param length length of the second content in bytes, up to 2^53 - 1
+ * @param first CRC-32 of the first content
+ * @param second CRC-32 of the second content
+ * @param length length of the second content in bytes, at most 2^53 - 1
  */
 export function crc32Combine(first: number, second: number, length: number): number {
   let factor = 0x80000000; // x^0
@@ -17,7 +19,10 @@ export function crc32Combine(first: number, second: number, length: number): num
   return (multiply(factor, first) ^ second) >>> 0;
 }
 
-/** Multiplies two polynomials over GF(2), modulo the one of CRC-32. The highest bit is x^0. */
+/**
+ * Multiplies two polynomials over GF(2), modulo the generator polynomial of CRC-32. Bits are
+ * reflected: the highest bit is the coefficient of x^0.
+ */
 function multiply(a: number, b: number): number {
   let product = 0;
   let shifted = b;

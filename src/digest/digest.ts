@@ -1,11 +1,14 @@
 import { remoteText, VortexError } from "../errors.ts";
 import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
 
-/** Parsed digest in Dragonfly's format. */
+/** Digest in Dragonfly's format `algorithm:encoded`, split into its two parts. */
 export interface Digest {
-  /** Hash algorithm. */
+  /** Name of the hash algorithm. */
   readonly algorithm: DigestAlgorithm;
-  /** Encoded hash value. crc32: unsigned decimal; sha256 and sha512: lower-case hex. */
+  /**
+   * Hash value as text. For crc32 an unsigned decimal number; for sha256 and sha512 lower-case hex
+   * digits.
+   */
   readonly encoded: string;
 }
 
@@ -15,7 +18,7 @@ const patterns: Record<DigestAlgorithm, RegExp> = {
   sha512: /^[0-9a-f]{128}$/,
 };
 
-/** Description of the encoded value by algorithm, for messages. */
+/** Description of the valid hash values of each algorithm, for error messages. */
 const descriptions: Record<DigestAlgorithm, string> = {
   crc32: "an unsigned 32-bit decimal number",
   sha256: "64 hex digits",
@@ -23,9 +26,9 @@ const descriptions: Record<DigestAlgorithm, string> = {
 };
 
 /**
- * Parses a digest of the form `algorithm:encoded`.
+ * Parses a digest in Dragonfly's format `algorithm:encoded`, such as `crc32:123` or `sha256:…`.
  *
- * @throws `InvalidArgument` for an unknown algorithm or a malformed value
+ * @throws `InvalidArgument` if the algorithm is unknown, or the hash value does not have its format
  */
 export function parseDigest(text: string): Digest {
   const colon = text.indexOf(":");
@@ -48,7 +51,7 @@ export function parseDigest(text: string): Digest {
   return { algorithm, encoded };
 }
 
-/** Computes the digest of `content`, as `algorithm:encoded`. */
+/** Hashes `content`, and returns the digest in the form `algorithm:encoded`. */
 export function digestOf(
   algorithm: DigestAlgorithm,
   content: Uint8Array,
@@ -63,7 +66,10 @@ function isAlgorithm(name: string): name is DigestAlgorithm {
   return Object.hasOwn(patterns, name);
 }
 
-/** Shortens text that may come from a peer, for a message. */
+/**
+ * Makes text from a peer safe for an error message: shortens it to 80 characters and replaces
+ * control characters.
+ */
 function clip(text: string): string {
   return `${remoteText(text, 80)}${text.length > 80 ? "…" : ""}`;
 }

@@ -1,7 +1,7 @@
 import { digestOf } from "./digest.ts";
 import type { DigestAlgorithm, HasherFactory } from "./hasher.ts";
 
-/** Fields of piece metadata that {@link metadataDigest} covers. */
+/** Fields of a piece's metadata that {@link metadataDigest} hashes. */
 export interface CoveredMetadata {
   readonly number: number;
   readonly offset: bigint;
@@ -10,9 +10,11 @@ export interface CoveredMetadata {
 }
 
 /**
- * Computes the digest over the metadata of a piece that gRPC answers contain. It covers the number
- * (32 bits), the offset and the length (64 bits each), all big-endian, and the text of the content
- * digest. Stock peers use crc32. Source: dragonfly-client 1.2.1, `DownloadPieceResponse.digest`.
+ * Computes the digest over the metadata of a piece, for the field `digest` of a gRPC DownloadPiece
+ * response. The hashed bytes are the piece number (32 bits), its offset and length (64 bits each),
+ * all big-endian, and the text of the content digest.
+ *
+ * Stock Dragonfly uses crc32. Source: dragonfly-client 1.2.1, `DownloadPieceResponse.digest`.
  */
 export function metadataDigest(
   algorithm: DigestAlgorithm,

@@ -2,16 +2,18 @@ import { VortexError } from "../errors.ts";
 import { parseDigest } from "./digest.ts";
 
 /**
- * Name of the HTTP header `Repr-Digest` (RFC 9530). It carries the digest of a task's content in
- * the headers of a gRPC answer, because StatLocalTask has no field for it.
+ * Name of the HTTP header `Repr-Digest` (RFC 9530). This library sends the digest of a task's
+ * content in it, because the gRPC response of StatLocalTask has no field for a digest.
  */
 export const REPR_DIGEST = "repr-digest";
 
 const names = { sha256: "sha-256", sha512: "sha-512" } as const;
 
 /**
- * Formats a digest `sha256:…` or `sha512:…` as the value of the header. Returns undefined for
- * crc32, which has no name in the RFC.
+ * Formats a digest `sha256:…` or `sha512:…` as a value of the HTTP header `Repr-Digest`. Returns
+ * undefined for a crc32 digest, because RFC 9530 does not define an algorithm name for it.
+ *
+ * @throws `InvalidArgument` if `digest` is malformed
  */
 export function reprDigestOf(digest: string): string | undefined {
   const { algorithm, encoded } = parseDigest(digest);
@@ -21,8 +23,9 @@ export function reprDigestOf(digest: string): string | undefined {
 }
 
 /**
- * Extracts a digest from the value of the header, as `algorithm:encoded`. Prefers sha256 over
- * sha512. Returns undefined if neither is present and well-formed.
+ * Extracts a digest from a value of the HTTP header `Repr-Digest`, and returns it in the form
+ * `algorithm:encoded`. If the header contains both, returns the sha256 digest rather than sha512.
+ * Returns undefined if it contains no well-formed digest of either algorithm.
  */
 export function digestOfHeader(value: string): string | undefined {
   for (const [algorithm, name] of Object.entries(names)) {

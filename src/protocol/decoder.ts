@@ -13,19 +13,22 @@ import {
 import { kindOfContent, kindOfRequest, Tag } from "./tags.ts";
 
 /**
- * Maximum lengths that a peer may announce, in bytes. They are checked before any of the announced
- * bytes are read or allocated.
+ * Maximum lengths that a peer may announce in packets, in bytes. The decoder checks an announced
+ * length before it reads or allocates that number of bytes.
  */
 export interface DecoderLimits {
-  /** Maximum length of piece metadata. Default 64 KiB. */
+  /** Maximum length of the metadata of a piece, in bytes. Default 64 KiB. */
   readonly metadata: number;
-  /** Maximum length of the message in an error packet. Default 64 KiB. */
+  /** Maximum length of the message in an error packet, in bytes. Default 64 KiB. */
   readonly errorMessage: number;
-  /** Maximum length of the value of a packet with a reserved tag. Default 64 KiB. */
+  /**
+   * Maximum length of the value of a packet with a reserved tag (8 to 253), in bytes. Default 64
+   * KiB.
+   */
   readonly reserved: number;
 }
 
-/** Default limits of a {@link PacketDecoder}. */
+/** Limits that a {@link PacketDecoder} applies if the caller sets no others: 64 KiB each. */
 export const defaultDecoderLimits: DecoderLimits = {
   metadata: 64 * 1024,
   errorMessage: 64 * 1024,
@@ -33,17 +36,18 @@ export const defaultDecoderLimits: DecoderLimits = {
 };
 
 /**
- * Incremental decoder for a stream of packets, fed in chunks of any size. Performs no I/O: the
- * caller passes bytes to `push`, and calls `next` until it returns undefined.
+ * Incremental decoder for a stream of Vortex packets. It performs no I/O: the caller passes
+ * received bytes to {@link push} in chunks of any size, and calls {@link next} until that returns
+ * undefined.
  *
- * The content of a piece is not part of its packet. After a `piece-content` packet, the caller
- * reads `metadata.length` raw bytes: first those from {@link takeRest}, then the rest from the
- * stream.
+ * The content of a piece is not part of a packet. After a `piece-content` packet, the stream
+ * contains `metadata.length` bytes of raw content. The caller obtains their start from
+ * {@link takeRest}, and reads the remaining bytes from the stream.
  *
- * Two forms of its header are accepted. In the form of stock peers, the length ends with the
- * metadata. In the form of the written specification, it includes the content.
+ * The decoder accepts two meanings of the length in the header of a `piece-content` packet. Stock
+ * Dragonfly peers count only the metadata. The written specification counts the content too.
  *
- * An error is final: every later call of `next` throws it again.
+ * After an error, every later call of {@link next} throws the same error.
  */
 export class PacketDecoder {
   readonly #limits: DecoderLimits;
@@ -60,7 +64,8 @@ export class PacketDecoder {
   }
 
   /**
-   * Appends bytes. `chunk` must not change until its packets are decoded, because it is not copied.
+   * Appends received bytes. The decoder may not copy `chunk`, so the caller must not change it
+   * until its packets are decoded.
    */
   push(chunk: Uint8Array): void {
     const pending = this.#buffer;
@@ -82,10 +87,11 @@ export class PacketDecoder {
   }
 
   /**
-   * Decodes the next packet. Returns undefined when it needs more bytes.
+   * Decodes and returns the next packet, or returns undefined if it is not complete yet.
    *
-   * @throws `InvalidPacket`, `InvalidLength`, `InvalidUtf8`, or `LimitExceeded` for an announced
-   * length over its limit
+   * @throws `InvalidPacket` or `InvalidLength` if the bytes are not a valid packet
+   * @throws `InvalidUtf8` if a text field is not valid UTF-8
+   * @throws `LimitExceeded` if an announced length exceeds its limit in {@link DecoderLimits}
    */
   next(): Packet | undefined {
     if (this.#failure !== undefined) throw this.#failure;
@@ -97,14 +103,17 @@ export class PacketDecoder {
     }
   }
 
-  /** True while a packet is incomplete. A stream that ends here is truncated. */
+  /**
+   * True if {@link push} has received a part of a packet, or bytes that {@link next} has not
+   * decoded. A stream that ends in this state is truncated.
+   */
   get midPacket(): boolean {
     return this.#header !== undefined || this.#buffer.length > 0;
   }
 
   /**
-   * Removes and returns the bytes after the last packet. After a `piece-content` packet, they are
-   * the start of its content.
+   * Removes and returns the bytes that follow the last decoded packet. After a `piece-content`
+   * packet, they are the start of the content of the piece.
    */
   takeRest(): Uint8Array {
     const rest = this.#buffer;

@@ -1,34 +1,40 @@
-/** Protocol of a service other than Vortex, found at a port that was dialled for Vortex. */
+/** Protocol of a peer that does not speak Vortex although it was dialled at a port for Vortex. */
 export type ForeignProtocol = "HTTP/2" | "HTTP/1" | "TLS";
 
-/** Number of bytes at the start of an answer that {@link foreignProtocol} examines. */
+/** Number of bytes at the start of a peer's response that {@link foreignProtocol} examines. */
 export const FOREIGN_HEAD_LENGTH = 9;
 
 const HTTP1 = [...new TextEncoder().encode("HTTP/1")];
-/** Type of an HTTP/2 SETTINGS frame (RFC 9113, section 6.5). */
+/** Frame type of an HTTP/2 SETTINGS frame (RFC 9113, section 6.5). */
 const SETTINGS = 0x4;
-/** Type of an HTTP/2 GOAWAY frame (RFC 9113, section 6.8). */
+/** Frame type of an HTTP/2 GOAWAY frame (RFC 9113, section 6.8). */
 const GOAWAY = 0x7;
-/** Length of one setting in a SETTINGS frame, in bytes. */
+/** Length of one setting in the payload of an HTTP/2 SETTINGS frame, in bytes. */
 const SETTING_LENGTH = 6;
-/** Minimum length of a GOAWAY frame, in bytes. */
+/** Minimum length of the payload of an HTTP/2 GOAWAY frame, in bytes. */
 const MIN_GOAWAY_LENGTH = 8;
-/** Content type of a TLS alert record (RFC 8446, section 5.1). */
+/** Content type of a TLS record that contains an alert (RFC 8446, section 5.1). */
 const ALERT = 21;
-/** Length of a TLS alert record with its header, in bytes (RFC 8446, section 6). */
+/**
+ * Length of a TLS record with an alert, including the record header, in bytes (RFC 8446, section
+ * 6).
+ */
 const ALERT_LENGTH = 7;
 
 /**
- * Detects another protocol by the start of an answer. Returns undefined if it recognises none.
+ * Detects by the first bytes of a response that the peer speaks another protocol than Vortex.
+ * Returns undefined if the bytes are none of the following:
  *
- * - HTTP/2: SETTINGS or GOAWAY on stream 0, the first frame of a server (RFC 9113, sections 3.4 and
- *   6.8)
+ * - HTTP/2: a SETTINGS or GOAWAY frame on stream 0, the first frame of a server (RFC 9113, sections
+ *   3.4 and 6.8)
  * - HTTP/1: a status line
- * - TLS: a single alert, the answer to bytes that are not a handshake
+ * - TLS: an alert record and nothing else, the response to bytes that are not a handshake
  *
- * Call it only for an answer that failed to decode: a TLS alert could also start a Vortex packet.
+ * Call it only for a response that the Vortex decoder rejected, because a valid Vortex packet can
+ * also start like a TLS alert.
  *
- * @param head first bytes of the answer; may be fewer than {@link FOREIGN_HEAD_LENGTH}
+ * @param head first {@link FOREIGN_HEAD_LENGTH} bytes of the response, or all bytes of a shorter
+ * response
  */
 export function foreignProtocol(head: Uint8Array): ForeignProtocol | undefined {
   if (HTTP1.every((byte, at) => head[at] === byte)) return "HTTP/1";

@@ -2,18 +2,26 @@ import { VortexError } from "../errors.ts";
 import { type PieceKind, type PieceMetadata, requireInteger } from "../piece.ts";
 import { contentTag, kindOfContent, kindOfRequest, requestTag, Tag } from "./tags.ts";
 
-/** Length of the header in bytes: id, tag and a 32-bit length. All integers are big-endian. */
+/**
+ * Length of a Vortex packet header in bytes: a 1-byte packet ID, a 1-byte tag and a 4-byte length.
+ * All integers in packets are big-endian.
+ */
 export const HEADER_LENGTH = 6;
-/** Length of a task ID on the wire, in bytes. */
+/** Length of a task ID in a Vortex packet, in bytes. */
 export const TASK_ID_LENGTH = 64;
-/** Length of the value of a request, in bytes: the task ID and a 32-bit piece number. */
+/** Length of the value of a request packet in bytes: the task ID and a 4-byte piece number. */
 export const REQUEST_LENGTH: number = TASK_ID_LENGTH + 4;
-/** Length of piece metadata in bytes, without its digest and parent ID. */
+/**
+ * Length in bytes of the fields of encoded piece metadata, except for the digest and the parent ID,
+ * which vary in length.
+ */
 export const METADATA_FIXED_LENGTH = 45;
-/** Length of the length field in front of the metadata, in bytes. */
+/**
+ * Length in bytes of the length field that precedes the piece metadata in a `piece-content` packet.
+ */
 export const METADATA_PREFIX_LENGTH = 4;
 
-/** Codes in error packets; 4 to 255 are reserved. */
+/** Error codes in error packets of the Vortex protocol. The codes 4 to 255 are reserved. */
 export const RemoteErrorCode = {
   Unknown: 0,
   InvalidArgument: 1,
@@ -21,65 +29,73 @@ export const RemoteErrorCode = {
   Internal: 3,
 } as const;
 
-/** Request for one piece. */
+/** Request packet: asks a peer for one piece of a task. */
 export interface DownloadPiecePacket {
-  /** Discriminator of {@link Packet}. */
+  /** Packet type, which distinguishes the members of {@link Packet}. */
   readonly type: "download-piece";
-  /** Packet ID, an unsigned byte chosen by the sender. */
+  /** Packet ID, an integer from 0 to 255 that the sender chooses. */
   readonly id: number;
-  /** Kind of the task; determines the tag. */
+  /** Kind of the task. It determines the tag of the packet. */
   readonly kind: PieceKind;
-  /** Task ID, 64 bytes of UTF-8; stock peers use 64 hex digits. */
+  /** Task ID, which must be 64 bytes long in UTF-8. Stock Dragonfly peers use 64 hex digits. */
   readonly taskId: string;
-  /** Piece number, an unsigned 32-bit integer. */
+  /** Number of the requested piece, an unsigned 32-bit integer. */
   readonly number: number;
 }
 
-/** Answer with a piece. `metadata.length` bytes of raw content follow the packet. */
+/**
+ * Response packet with the metadata of a piece. The sender sends `metadata.length` bytes of raw
+ * content after the packet.
+ */
 export interface PieceContentPacket {
-  /** Discriminator of {@link Packet}. */
+  /** Packet type, which distinguishes the members of {@link Packet}. */
   readonly type: "piece-content";
-  /** Packet ID, an unsigned byte; stock peers do not echo the one of the request. */
+  /**
+   * Packet ID, an integer from 0 to 255. It may differ from the ID of the request: stock Dragonfly
+   * peers do not copy that.
+   */
   readonly id: number;
-  /** Kind of the task; determines the tag. */
+  /** Kind of the task. It determines the tag of the packet. */
   readonly kind: PieceKind;
-  /** Metadata of the piece. */
+  /** Metadata of the piece: number, offset, length, digest and origin. */
   readonly metadata: PieceMetadata;
 }
 
-/** Announcement that the sender sends no more packets. */
+/** Close packet: announces that the sender sends no further packets. */
 export interface ClosePacket {
-  /** Discriminator of {@link Packet}. */
+  /** Packet type, which distinguishes the members of {@link Packet}. */
   readonly type: "close";
-  /** Packet ID, an unsigned byte. */
+  /** Packet ID, an integer from 0 to 255. */
   readonly id: number;
 }
 
-/** Answer with an error. */
+/** Error packet: the response to a request that failed. */
 export interface ErrorPacket {
-  /** Discriminator of {@link Packet}. */
+  /** Packet type, which distinguishes the members of {@link Packet}. */
   readonly type: "error";
-  /** Packet ID, an unsigned byte. */
+  /** Packet ID, an integer from 0 to 255. */
   readonly id: number;
-  /** Error code, an unsigned byte; see {@link RemoteErrorCode}. */
+  /** Error code, an integer from 0 to 255. {@link RemoteErrorCode} lists the defined codes. */
   readonly code: number;
-  /** Human-readable message. */
+  /** Error message for people. */
   readonly message: string;
 }
 
-/** Packet with a reserved tag, whose value is not interpreted. */
+/**
+ * Packet with a tag that the Vortex protocol reserves for the future. Its value is not interpreted.
+ */
 export interface ReservedPacket {
-  /** Discriminator of {@link Packet}. */
+  /** Packet type, which distinguishes the members of {@link Packet}. */
   readonly type: "reserved";
-  /** Packet ID, an unsigned byte. */
+  /** Packet ID, an integer from 0 to 255. */
   readonly id: number;
-  /** Tag, 8 to 253. */
+  /** Tag of the packet, an integer from 8 to 253. */
   readonly tag: number;
-  /** Raw value. */
+  /** Bytes of the packet after its header. */
   readonly value: Uint8Array;
 }
 
-/** Vortex packet: one of four requests, four contents, close, error and reserved. */
+/** Packet of the Vortex protocol in decoded form. */
 export type Packet =
   | DownloadPiecePacket
   | PieceContentPacket
@@ -87,7 +103,9 @@ export type Packet =
   | ErrorPacket
   | ReservedPacket;
 
-/** Header of every packet; `length` is the length of the value in bytes. */
+/**
+ * Header of a Vortex packet: packet ID, tag, and the length of the value that follows, in bytes.
+ */
 export interface Header {
   readonly id: number;
   readonly tag: number;
@@ -102,10 +120,11 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
- * Encodes a packet in the form that stock peers send. In an answer with a piece, the length in the
- * header covers the metadata and its length field, not the content that follows.
+ * Encodes a packet like stock Dragonfly peers. For a `piece-content` packet, the length in the
+ * header counts the metadata and the field for the length of the metadata. It does not count the
+ * content, which the caller sends after the packet.
  *
- * @throws `InvalidArgument` for a field out of its range
+ * @throws `InvalidArgument` if a field of the packet is out of its range
  */
 export function encodePacket(packet: Packet): Uint8Array {
   requireInteger("packet id", packet.id, 0, 0xff);
@@ -146,10 +165,12 @@ export function encodePacket(packet: Packet): Uint8Array {
 }
 
 /**
- * Decodes exactly one packet, without the content of a piece. Agrees with the reference decoder
- * with one exception: rejects a close packet with a value as `InvalidLength`.
+ * Decodes a byte array that contains exactly one packet. The content of a piece must not follow.
+ * Gives the same results as the Rust decoder of Dragonfly, except that it rejects a close packet
+ * with a value.
  *
- * @throws `InvalidPacket`, `InvalidLength` or `InvalidUtf8`
+ * @throws `InvalidPacket` or `InvalidLength` if the bytes are not exactly one valid packet
+ * @throws `InvalidUtf8` if a text field is not valid UTF-8
  */
 export function decodePacket(bytes: Uint8Array): Packet {
   if (bytes.length < HEADER_LENGTH) {
@@ -170,14 +191,20 @@ export function decodePacket(bytes: Uint8Array): Packet {
 }
 
 /**
- * Decodes the header at the start of `bytes`, which must be at least {@link HEADER_LENGTH} long.
+ * Decodes the packet header at the start of `bytes`. `bytes` must contain at least
+ * {@link HEADER_LENGTH} bytes.
  */
 export function decodeHeader(bytes: Uint8Array): Header {
   const view = viewOf(bytes);
   return { id: view.getUint8(0), tag: view.getUint8(1), length: view.getUint32(2) };
 }
 
-/** Decodes the value of a packet, given its header. `value` must be complete. */
+/**
+ * Decodes the value of a packet: the bytes that follow the header. `value` must be complete.
+ *
+ * @throws `InvalidPacket` or `InvalidLength` if the value does not fit the tag in the header
+ * @throws `InvalidUtf8` if a text field is not valid UTF-8
+ */
 export function decodeValue(header: Header, value: Uint8Array): Packet {
   const { id, tag } = header;
   const requested = kindOfRequest(tag);
@@ -243,7 +270,11 @@ export function decodeValue(header: Header, value: Uint8Array): Packet {
 }
 
 /**
- * Decodes the metadata of a piece. Ignores bytes after the last field, like the reference decoder.
+ * Decodes the metadata of a piece. Ignores bytes after the last field, like the Rust decoder of
+ * Dragonfly.
+ *
+ * @throws `InvalidPacket` if a field is incomplete or the creation time is not a valid date
+ * @throws `InvalidUtf8` if the digest or the parent ID is not valid UTF-8
  */
 export function decodeMetadata(bytes: Uint8Array): PieceMetadata {
   const view = viewOf(bytes);

@@ -2,7 +2,8 @@ import { VortexError } from "../errors.ts";
 import { type PieceKind, pieceKinds } from "../piece.ts";
 
 /**
- * Tags of Vortex packets; 8 to 253 are reserved. Source: the Vortex protocol crate 0.1.5, `lib.rs`.
+ * Tags of Vortex packets, which state the type of a packet in its header. The tags 8 to 253 are
+ * reserved. Source: `lib.rs` in version 0.1.5 of the Rust crate for the Vortex protocol.
  */
 export const Tag = {
   DownloadPiece: 0,
@@ -20,9 +21,9 @@ export const Tag = {
 const LAST_PIECE_TAG = Tag.CachePieceContent;
 
 /**
- * Returns the tag of a request for a piece of `kind`.
+ * Returns the tag of a packet that requests a piece of a task of `kind`.
  *
- * @throws `InvalidArgument` for a value outside of {@link pieceKinds}
+ * @throws `InvalidArgument` if `kind` is not one of {@link pieceKinds}
  */
 export function requestTag(kind: PieceKind): number {
   const index = pieceKinds.indexOf(kind);
@@ -35,17 +36,27 @@ export function requestTag(kind: PieceKind): number {
   return index * 2;
 }
 
-/** Returns the tag of an answer with a piece of `kind`. */
+/**
+ * Returns the tag of a `piece-content` packet, the response with a piece of a task of `kind`.
+ *
+ * @throws `InvalidArgument` if `kind` is not one of {@link pieceKinds}
+ */
 export function contentTag(kind: PieceKind): number {
   return requestTag(kind) + 1;
 }
 
-/** Returns the kind of piece that a request tag stands for; undefined for other tags. */
+/**
+ * Returns the kind of task in the request that `tag` stands for, or undefined if `tag` is not the
+ * tag of a request.
+ */
 export function kindOfRequest(tag: number): PieceKind | undefined {
   return tag <= LAST_PIECE_TAG && tag % 2 === 0 ? pieceKinds[tag / 2] : undefined;
 }
 
-/** Returns the kind of piece that a content tag stands for; undefined for other tags. */
+/**
+ * Returns the kind of task in the `piece-content` packet that `tag` stands for, or undefined if
+ * `tag` is not the tag of such a packet.
+ */
 export function kindOfContent(tag: number): PieceKind | undefined {
   return tag <= LAST_PIECE_TAG && tag % 2 === 1 ? pieceKinds[(tag - 1) / 2] : undefined;
 }

@@ -13,7 +13,7 @@ import {
 import { PieceFeed } from "./piece-feed.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "./store.ts";
 
-/** Length of the chunks that `read` yields, in bytes. */
+/** Maximum length of the chunks that `StoredPiece.read` yields, in bytes. */
 const CHUNK_BYTES = 256 * 1024;
 
 /** Options of a task in a {@link MemoryPieceStore}. */
@@ -21,29 +21,35 @@ export interface MemoryTaskOptions {
   /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind;
   /**
-   * Length of every piece except the last, in bytes. Default: the length that stock Dragonfly
-   * chooses, see {@link pieceLengthFor}.
+   * Length in bytes of every piece except the last, which may be shorter. Default: the length that
+   * stock Dragonfly chooses, see {@link pieceLengthFor}.
    */
   readonly pieceLength?: number;
-  /** Creation time, in Unix seconds. Default 0. */
+  /** Time at which the task was created, in Unix seconds. Default 0. */
   readonly createdAtSeconds?: bigint;
-  /** Digest of the whole content, `algorithm:encoded`, reported to peers. Default: none. */
+  /**
+   * Digest of the complete content in the form `algorithm:encoded`, such as `sha256:…`. The server
+   * sends it to peers. The store does not verify it. Default: none.
+   */
   readonly digest?: string;
 }
 
-/** Handle of a task that is served while its pieces arrive. */
+/** Handle to add pieces to a task that a {@link MemoryPieceStore} serves already. */
 export interface GrowingTask {
-  /** Task as the store serves it; it grows with each {@link putPiece}. */
+  /** Task as the store serves it. Each call of {@link putPiece} adds a piece to it. */
   readonly task: StoredTask;
   /**
-   * Adds a piece. The store keeps a reference to `content`, which must not change afterwards. The
-   * last missing piece completes the task.
+   * Adds a piece to the task. The task is complete once all its pieces are present. The store does
+   * not copy `content`, so the caller must not change it afterwards.
    *
-   * @throws `InvalidArgument` for a wrong number or length, or a piece that is already present;
-   * `Closed` after {@link fail}
+   * @throws `InvalidArgument` if the number or length does not fit the task, or the piece is
+   * already present
+   * @throws `Closed` after a call of {@link fail}
    */
   putPiece(number: number, content: Uint8Array): void;
-  /** Abandons the task: removes it from the store, and fails its watchers with `error`. */
+  /**
+   * Abandons the task: removes it from the store. Iterations over `StoredTask.watch` throw `error`.
+   */
   fail(error: VortexError): void;
 }
 
@@ -56,7 +62,7 @@ interface Entry {
 }
 
 /**
- * Piece store in memory.
+ * Piece store that holds the content of all tasks in memory.
  *
  * @example
  * ```ts
@@ -79,10 +85,10 @@ export class MemoryPieceStore implements PieceStore {
   }
 
   /**
-   * Adds a complete task, or replaces one. The store keeps a reference to `content`, which must not
-   * change afterwards.
+   * Adds a complete task. Replaces a task with the same ID. The store does not copy `content`, so
+   * the caller must not change it afterwards.
    *
-   * @throws `InvalidArgument` for a piece length that is not a positive integer
+   * @throws `InvalidArgument` if `options.pieceLength` is not a positive integer
    */
   putTask(taskId: string, content: Uint8Array, options: MemoryTaskOptions = {}): StoredTask {
     const plan = planTask(content.length, options.pieceLength);
@@ -95,16 +101,18 @@ export class MemoryPieceStore implements PieceStore {
   }
 
   /**
-   * Adds a task without pieces, or replaces one. Its pieces are added through the returned handle.
+   * Adds a task that has no pieces yet. Replaces a task with the same ID. The caller adds the
+   * pieces through the returned handle.
    *
-   * @param contentLength length of the whole content, in bytes
-   * @throws `InvalidArgument` for an invalid content length or piece length
+   * @param contentLength length of the complete content, in bytes
+   * @throws `InvalidArgument` if `contentLength` is not a non-negative integer, or
+   * `options.pieceLength` is not a positive integer
    */
   startTask(taskId: string, contentLength: number, options: MemoryTaskOptions = {}): GrowingTask {
     return this.#start(taskId, planTask(contentLength, options.pieceLength), options);
   }
 
-  /** Removes a task. Returns false if there was none. */
+  /** Removes a task from the store. Returns false if the store did not contain it. */
   deleteTask(taskId: string): boolean {
     return this.#tasks.delete(taskId);
   }

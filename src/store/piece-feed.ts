@@ -1,21 +1,22 @@
 import { abortedError, type VortexError } from "../errors.ts";
 import type { PieceMetadata } from "../piece.ts";
 
-/** Piece with its index in the order of arrival. */
+/** Piece, and its index in the order in which the pieces arrived. */
 interface Entry {
   readonly piece: PieceMetadata;
   readonly arrival: number;
 }
 
 /**
- * Growing list of the pieces of one task. Implements `StoredTask.pieces` and `StoredTask.watch`.
- * All watchers read from the same lists, so a slow one takes no memory and delays no other.
+ * Growing list of the pieces of one task, which implements `StoredTask.pieces` and
+ * `StoredTask.watch`. All calls of `watch` read from the same list. So a slow reader does not need
+ * a separate buffer, and does not delay other readers.
  */
 export class PieceFeed {
   readonly #taskId: string;
-  /** Pieces in the order of arrival. */
+  /** Pieces in the order in which they arrived. */
   readonly #log: PieceMetadata[] = [];
-  /** Pieces by ascending number. */
+  /** Pieces in ascending order of their numbers. */
   readonly #sorted: Entry[] = [];
   readonly #waiting = new Set<() => void>();
   #ended = false;
@@ -25,17 +26,20 @@ export class PieceFeed {
     this.#taskId = taskId;
   }
 
-  /** True once all pieces are present. */
+  /** True once all pieces of the task are present. False for an abandoned task. */
   get ended(): boolean {
     return this.#ended && this.#failure === undefined;
   }
 
-  /** True once the task has been abandoned, see {@link fail}. */
+  /** True once {@link fail} has abandoned the task. */
   get failed(): boolean {
     return this.#failure !== undefined;
   }
 
-  /** Adds a piece, which must not be present yet. Does nothing after the end of the feed. */
+  /**
+   * Adds a piece with a number that is not in the list yet. Does nothing after {@link complete} or
+   * {@link fail}.
+   */
   add(piece: PieceMetadata): void {
     if (this.#ended) return;
     const index = this.#indexOf(piece.number);
@@ -44,25 +48,37 @@ export class PieceFeed {
     this.#wake();
   }
 
-  /** Ends the feed: all pieces are present. */
+  /**
+   * Marks the task as complete: all pieces are present. Iterations over {@link watch} end after the
+   * last piece.
+   */
   complete(): void {
     this.#ended = true;
     this.#wake();
   }
 
-  /** Abandons the task. Watchers throw `error` after the pieces that are present. */
+  /**
+   * Abandons the task. Iterations over {@link watch} throw `error` after the pieces that are
+   * present. Does nothing after {@link complete}.
+   */
   fail(error: VortexError): void {
     if (this.#ended) return;
     this.#failure = error;
     this.complete();
   }
 
-  /** Returns the pieces so far by ascending number, see `StoredTask.pieces`. */
+  /**
+   * Returns the pieces that are present, in ascending order of their numbers. See
+   * `StoredTask.pieces`.
+   */
   pieces(): PieceMetadata[] {
     return this.#sorted.map(({ piece }) => piece);
   }
 
-  /** Yields the pieces so far by ascending number, then further ones, see `StoredTask.watch`. */
+  /**
+   * Yields the pieces that are present in ascending order of their numbers, then each further piece
+   * when it arrives. See `StoredTask.watch` for the end of the iteration.
+   */
   async *watch({
     signal,
   }: {
@@ -88,7 +104,7 @@ export class PieceFeed {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  /** Resolves on the next change of the feed, or when `signal` aborts. */
+  /** Resolves when a piece arrives, the list ends, or `signal` aborts. */
   #change(signal: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       const wake = (): void => {
@@ -105,7 +121,10 @@ export class PieceFeed {
     for (const wake of this.#waiting) wake();
   }
 
-  /** Returns the index in `#sorted` of the first piece with `number` or a higher one. */
+  /**
+   * Returns the index in `#sorted` of the first piece whose number is at least `number`. Returns
+   * the length of `#sorted` if there is no such piece.
+   */
   #indexOf(number: number): number {
     let [low, high] = [0, this.#sorted.length];
     while (low < high) {

@@ -1,23 +1,25 @@
 import type { ByteRange, PieceKind, PieceMetadata } from "../piece.ts";
 
 /**
- * Source of the pieces that a server serves. Implementations: `MemoryPieceStore` here,
- * `FilePieceStore` in the file adapter.
+ * Storage that contains the pieces that a server serves to peers. Implementations are
+ * `MemoryPieceStore` in this library and `FilePieceStore` in the file adapter.
  *
- * A rejection reaches `onError` of the server. The peer receives an internal error without details.
+ * If a method rejects, the server passes the error to its option `onError`. The peer receives an
+ * internal error without details.
  */
 export interface PieceStore {
   /**
-   * Looks up a piece; its content is read later. Resolves to undefined when the store does not have
-   * it. The signal aborts when the peer or the server no longer needs the answer.
+   * Looks up a piece. Resolves to its metadata and a function that reads the content. Resolves to
+   * undefined if the store does not have the piece. `options.signal` aborts when the peer or the
+   * server no longer needs the result.
    */
   getPiece(
     request: StoredPieceRequest,
     options?: { readonly signal?: AbortSignal },
   ): Promise<StoredPiece | undefined>;
   /**
-   * Looks up a task. Resolves to undefined when the store does not have it. The signal aborts when
-   * the peer or the server no longer needs the answer.
+   * Looks up a task. Resolves to undefined if the store does not have it. `options.signal` aborts
+   * when the peer or the server no longer needs the result.
    */
   getTask(
     taskId: string,
@@ -25,57 +27,72 @@ export interface PieceStore {
   ): Promise<StoredTask | undefined>;
 }
 
-/** Identifies a piece in a store. Untrusted input: a peer may send any text and any number. */
+/**
+ * Task ID, piece number and kind that identify a piece in a store. The values come from a peer and
+ * are not validated: expect any text and any number.
+ */
 export interface StoredPieceRequest {
-  /** ID of the task; any text. */
+  /** ID of the task. May be any text. */
   readonly taskId: string;
-  /** Piece number, an unsigned 32-bit integer. */
+  /** Number of the piece within the task, an unsigned 32-bit integer. */
   readonly number: number;
-  /** Kind of the task. A store must not return a piece of a task of another kind. */
+  /**
+   * Kind of the task. If the store has the task under another kind, it must resolve to undefined.
+   */
   readonly kind: PieceKind;
 }
 
-/** Piece that a store has. */
+/** Piece in a store: its metadata, and a function that reads its content. */
 export interface StoredPiece {
-  /** Metadata that is sent to the peer ahead of the content. */
+  /** Metadata of the piece, which the server sends to the peer before the content. */
   readonly metadata: PieceMetadata;
   /**
-   * Reads the piece, or a range of it, in chunks that the consumer may keep. Pull-based: reads at
-   * most one chunk ahead of the iteration. Throws when the bytes can no longer be read, or have
-   * changed.
+   * Reads the content of the piece in chunks. With `range`, reads only these bytes. The consumer
+   * may keep the chunks, so the store must not reuse their memory. Reads at most one chunk before
+   * the consumer requests it. Throws if the content can no longer be read, or has changed since it
+   * was stored.
    */
   read(range?: ByteRange): AsyncIterable<Uint8Array>;
 }
 
-/** Task that a store has, complete or in part. */
+/** Task in a store. It is complete, or some of its pieces are missing. */
 export interface StoredTask {
-  /** ID of the task: 64 characters; hex digits in stock Dragonfly. */
+  /** ID of the task, 64 characters long. Stock Dragonfly uses hex digits. */
   readonly taskId: string;
-  /** Kind of the task, and so of all its pieces. */
+  /** Kind of the task. All its pieces are of this kind. */
   readonly kind: PieceKind;
-  /** Length of the whole content, in bytes. */
+  /** Length of the complete content in bytes, also while pieces are missing. */
   readonly contentLength: number;
-  /** Length of every piece except the last, in bytes. */
+  /** Length in bytes of every piece except the last, which may be shorter. */
   readonly pieceLength: number;
-  /** Digest of the whole content, such as `sha256:…`; absent if unknown. */
+  /**
+   * Digest of the complete content in the form `algorithm:encoded`, such as `sha256:…`. Absent if
+   * it is unknown.
+   */
   readonly digest?: string;
-  /** Creation time, in Unix seconds. */
+  /** Time at which the task was created, in Unix seconds. */
   readonly createdAtSeconds: bigint;
   /**
-   * False while pieces are missing: the task is still growing, or was abandoned. Default: true.
+   * False while pieces are missing: further pieces will arrive, or the download was abandoned. True
+   * or absent if the task is complete.
    */
   readonly complete?: boolean;
-  /** Iterates over the metadata of the pieces in the store now, by ascending number. */
+  /**
+   * Iterates over the metadata of the pieces that are in the store at the time of the call, in
+   * ascending order of their numbers.
+   */
   pieces(): Iterable<PieceMetadata>;
   /**
-   * Yields the pieces in the store by ascending number, then each further piece as it arrives. No
-   * piece is repeated or missed, so a caller uses `watch()` alone, without `pieces()` before it.
+   * Yields the metadata of the pieces in the store in ascending order of their numbers. Then yields
+   * each further piece when it arrives. Each piece is yielded exactly once, so a call of
+   * {@link pieces} is not needed in addition.
    *
-   * Ends when the task is complete, at once if it is already. Throws when the task is abandoned.
-   * Throws `Aborted` when the signal aborts, which also releases everything that the iteration
-   * holds. Watchers are independent of each other, and a slow one does not delay the task.
+   * The iteration ends when the task is complete. It throws an error when the download is
+   * abandoned, and `Aborted` when `options.signal` aborts. After an abort, the store holds no
+   * resources for the iteration. Iterations are independent of each other, and a slow consumer does
+   * not delay the task.
    *
-   * Absent: the task gets no further pieces, so `pieces()` is final.
+   * Absent if the task gets no further pieces; {@link pieces} then returns the final list.
    */
   watch?(options: { readonly signal: AbortSignal }): AsyncIterable<PieceMetadata>;
 }

@@ -65,13 +65,13 @@ interface TakenSlot extends ConnectionSlot {
  * Limits the number of concurrent connections of a server. When all slots are taken, a new
  * connection evicts another one, in this order of preference:
  *
- * 1. the oldest connection that has not started a request
- * 2. the connection that has been idle for longest, because its client can reconnect
- * 3. the connection with the oldest requests, of the network with the most busy connections
+ * - first the oldest connection that has not started a request
+ * - else the connection that has been idle for longest, because its client can reconnect
+ * - else the connection with the oldest requests, of the network with the most busy connections
  *
  * So neither silent connections nor one host with endless requests can lock out other clients. In
- * cases 1 and 2 the eviction is delayed by {@link EVICTION_DELAY_MS}. If the selected connection
- * starts a request in that time, the same rules select another connection in its place.
+ * the first two cases the eviction is delayed by {@link EVICTION_DELAY_MS}. If the selected
+ * connection starts a request in that time, the same rules select another connection in its place.
  */
 export class ConnectionSlots {
   readonly #maxConnections: number;

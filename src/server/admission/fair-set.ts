@@ -40,8 +40,8 @@ export class FairSet<T> {
    * Returns the item to evict so that a new item of `network` can be added: the oldest item of the
    * network with the most items. Does not remove the item.
    *
-   * Returns undefined if, without the item, that network would have no more items than `network`.
-   * An eviction would then only move the shortage from one network to the other.
+   * Returns undefined if, without the item, that network would have no more items than `network`
+   * has. `network` then uses its fair share already.
    */
   evictionCandidate(network: string): T | undefined {
     let largest: Set<T> | undefined;

@@ -18,9 +18,9 @@ export interface ServerOptions {
    * Maximum number of concurrent connections for each protocol, 1 to 1,000,000. Default 1,024.
    *
    * When the limit is reached, a new connection evicts the oldest connection without any request so
-   * far, else the connection that has been idle for longest. If all connections have requests in
-   * flight, it evicts a connection of the host with the most connections. If the new connection is
-   * from that host, it is refused.
+   * far. If there is none, it evicts the connection that has been idle for longest. If all
+   * connections have requests in flight, it evicts a connection of the host with the most
+   * connections. If the new connection is from that host, it is refused.
    */
   readonly maxConnections?: number;
   /** Maximum number of concurrent streams of one connection, 1 to 1,000,000. Default 128. */

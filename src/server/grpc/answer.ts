@@ -8,9 +8,12 @@ import {
 } from "../../telemetry.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 
-/** Telemetry of one answer. Reports its end exactly once, whatever the outcome. */
+/**
+ * Telemetry of one gRPC response. Reports the end of the response exactly once, as success or as
+ * failure.
+ */
 export class Answer {
-  /** Bytes of content in the answer, reported by {@link end}. */
+  /** Number of content bytes in the response. {@link end} reports it to telemetry. */
   bytes = 0;
   readonly #operation: Operation | undefined;
 
@@ -18,13 +21,14 @@ export class Answer {
     this.#operation = beginOperation(telemetry, { ...start, role: "server" });
   }
 
-  /** Reports success. */
+  /** Reports to telemetry that the response succeeded. */
   end(): void {
     this.#operation?.end({ bytes: this.bytes });
   }
 
   /**
-   * Runs `work`, and reports a failure if it rejects. On success the caller must call {@link end}.
+   * Runs `work`. If its promise rejects, reports the failure to telemetry and rejects with the same
+   * error. If it resolves, the caller must call {@link end} or {@link stream} later.
    */
   async run<T>(work: () => Promise<T>): Promise<T> {
     try {
@@ -36,8 +40,11 @@ export class Answer {
   }
 
   /**
-   * Yields the items of a streamed answer. Reports success at their end, the error if they throw,
-   * and `StreamReset` if the consumer stops early.
+   * Yields the items of a streamed response, and reports the outcome to telemetry:
+   *
+   * - success after the last item
+   * - the error that `items` throws
+   * - `StreamReset` if the consumer stops before the last item
    */
   async *stream<T>(items: AsyncIterable<T>): AsyncGenerator<T, void, void> {
     try {
@@ -54,10 +61,10 @@ export class Answer {
 }
 
 /**
- * Converts a failure to the status for the peer. An internal failure goes to `onError`, and the
- * peer receives no details of it.
+ * Converts an error of a request to the gRPC status for the peer. An internal error also goes to
+ * `settings.onError`; the peer then receives INTERNAL without details.
  *
- * @param what object that could not be read, for the message
+ * @param what noun for the error message, such as `the task`: the object that could not be read
  * @param signal signal that aborts when the peer cancels the call
  */
 export function reportFailure(
@@ -78,7 +85,7 @@ export function reportFailure(
   return new ConnectError(`${what} could not be read`, Code.Internal);
 }
 
-/** Converts the error of a call to the failure that telemetry reports. */
+/** Converts the error of a gRPC call to the `VortexError` that telemetry reports. */
 function failureOf(error: unknown): VortexError {
   if (!(error instanceof ConnectError)) return VortexError.from(error, "Internal");
   const codes: Partial<Record<Code, ErrorCode>> = {

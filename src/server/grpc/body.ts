@@ -12,17 +12,25 @@ import { setTrailerStatus } from "@connectrpc/connect/protocol-grpc";
 import type { ServerSettings } from "../admission/upload.ts";
 import { reportFailure } from "./answer.ts";
 
-/** Body of an answer that bypasses Connect. Its exception becomes the status of the call. */
+/**
+ * Generator function for the raw body of a gRPC response, which is sent without Connect's encoder.
+ * If it throws, the exception determines the gRPC status of the call.
+ */
 export type Body = (signal: AbortSignal) => AsyncGenerator<Uint8Array, void, void>;
 
-/** Context value in which the implementation of a method leaves the {@link Body} of its answer. */
+/**
+ * Connect context value with the {@link Body} of a response. The implementation of a download
+ * method sets it, so that {@link bypassConnect} sends this body. It stays undefined if the method
+ * fails.
+ */
 export const bypassBody: ContextKey<Body | undefined> = createContextKey<Body | undefined>(
   undefined,
 );
 
 /**
- * Wraps a handler of Connect. If the implementation of the method left a {@link Body}, the wrapper
- * sends that instead of Connect's messages.
+ * Wraps a Connect handler of a download method, such as DownloadPiece. The wrapper discards the
+ * messages that Connect encodes, and sends the body in {@link bypassBody} instead. If that is
+ * undefined, the response has no body, only a status.
  */
 export function bypassConnect(
   handler: UniversalHandler,
@@ -55,7 +63,10 @@ export function bypassConnect(
   });
 }
 
-/** Yields the chunks of the body. An exception ends it early, and is written to the trailer. */
+/**
+ * Yields the chunks of `body`. If `body` throws, the response ends there, and the gRPC status of
+ * the exception is written to `trailer`.
+ */
 async function* withStatus(
   body: Body,
   trailer: Headers,

@@ -10,8 +10,11 @@ import { exactContent } from "../exact.ts";
 import { pieceFields } from "./messages.ts";
 
 /**
- * Yields a piece as a gRPC envelope: `head`, then the content chunk by chunk as the store reads it.
- * The upload rate limit applies, with the share of `network`.
+ * Yields a piece as one length-prefixed gRPC message: first `head`, then the content in chunks, as
+ * the store reads it. The upload rate limit applies.
+ *
+ * @param head encoded bytes before the content, from {@link contentHead}
+ * @param network network of the client, which the rate limiter charges for the bytes
  */
 export async function* contentBody(
   piece: StoredPiece,
@@ -35,20 +38,23 @@ export async function* contentBody(
   if (unsent !== undefined) yield unsent;
 }
 
-/** Message that encloses a piece, as its encoded parts. */
+/**
+ * Protobuf message around a piece, split so that the piece can be sent in chunks. The message
+ * consists of the fields in `before`, then one field with the enclosed message.
+ */
 export interface EnclosingMessage {
-  /** Encoded fields before the enclosed message. */
+  /** Encoded fields that precede the enclosed message. */
   readonly before: Uint8Array;
-  /** Number of the field that contains the enclosed message. */
+  /** Number of the protobuf field that contains the enclosed message. */
   readonly field: number;
 }
 
 /**
- * Returns the messages that enclose a piece in an answer of DownloadTask or a variant, outermost
- * first.
+ * Returns the protobuf messages around a piece in a response to DownloadTask,
+ * DownloadPersistentTask or DownloadPersistentCacheTask, the outermost message first.
  *
- * @param ids encoded ID fields of the outer message
- * @param field number of its field for a finished piece
+ * @param ids encoded ID fields of the outermost message
+ * @param field number of the field in the outermost message that contains a finished piece
  */
 export function enclosingMessages(ids: Uint8Array, field: number): readonly EnclosingMessage[] {
   const before = new Uint8Array(0);
@@ -59,9 +65,10 @@ export function enclosingMessages(ids: Uint8Array, field: number): readonly Encl
 }
 
 /**
- * Encodes all of an envelope that precedes the content of a piece. The content is the last field of
- * the piece, and the piece the last field of each enclosing message. Readers accept fields in any
- * order (https://protobuf.dev/programming-guides/encoding/#order).
+ * Encodes everything in a length-prefixed gRPC message that precedes the content of a piece. To
+ * make that possible, the content is the last field of the piece, and the piece is the last field
+ * of each enclosing message. Decoders accept fields in any order
+ * (https://protobuf.dev/programming-guides/encoding/#order).
  */
 export function contentHead(
   metadata: PieceMetadata,
@@ -74,7 +81,10 @@ export function contentHead(
   return head(concatenated([pieceBytes(metadata), content.finish()]), length, enclosing);
 }
 
-/** Encodes a whole envelope with a piece that has metadata, but no content. */
+/**
+ * Encodes a complete length-prefixed gRPC message that contains the metadata of a piece, but no
+ * content.
+ */
 export function withoutContent(
   metadata: PieceMetadata,
   enclosing: readonly EnclosingMessage[],
@@ -82,14 +92,18 @@ export function withoutContent(
   return head(pieceBytes(metadata), 0, enclosing);
 }
 
-/** Encodes a message as a gRPC envelope: a flag byte, a 32-bit length and the message. */
+/**
+ * Encodes a message in the length-prefixed format of gRPC: a flag byte, a 32-bit length and the
+ * message.
+ */
 export function envelope(message: Uint8Array): Uint8Array {
   return concatenated([envelopeHeader(message.length), message]);
 }
 
 /**
- * Encodes an envelope without the last `following` bytes of its message: the header, the enclosing
- * messages and `piece`.
+ * Encodes a length-prefixed gRPC message except for the last `following` bytes of its innermost
+ * field: the prefix, the enclosing messages and `piece`. The encoded lengths include these missing
+ * bytes.
  */
 function head(
   piece: Uint8Array,

@@ -6,24 +6,35 @@ import type { StoredTask } from "../../store/store.ts";
 import { pieceFields } from "./messages.ts";
 import type { PieceSpan } from "./requests.ts";
 
-/** Fields that are encoded already, for the `$unknown` property of a message. */
+/**
+ * Fields of a protobuf message in encoded form. Assigned to the property `$unknown` of a message,
+ * they are sent without being encoded again.
+ */
 export type EncodedFields = NonNullable<Message["$unknown"]>;
 
-/** Cache of the encoded pieces of one task. Each piece has a length prefix. */
+/**
+ * Cache of the encoded piece messages of one task. Each message is stored with its length prefix.
+ */
 class Listing {
-  /** Encoded pieces by number, as far as the store has them. */
+  /** Encoded piece messages by piece number; undefined for pieces that are not in the store yet. */
   readonly #pieces: (Uint8Array | undefined)[] = [];
-  /** Encoded list of all pieces of a complete task, by the number of its field. */
+  /**
+   * Encoded list of all pieces of the task, by the number of the repeated field. Filled only once
+   * the task is complete.
+   */
   readonly #all = new Map<number, EncodedFields>();
 
-  /** Returns the pieces in the store, encoded as the repeated field `field`. */
+  /**
+   * Returns the pieces of `task` that are in the store, encoded as the repeated field with the
+   * number `field`.
+   */
   stored(task: StoredTask, field: number): EncodedFields {
     return this.#whole(task, field, () => this.#pieces.filter((piece) => piece !== undefined));
   }
 
   /**
-   * Returns all pieces of a span, encoded as the repeated field `field`. Pieces that are not in the
-   * store yet have no digest.
+   * Returns the pieces from number `first` to `last`, encoded as the repeated field with the number
+   * `field`. A piece that is not in the store yet has a number, offset and length, but no digest.
    */
   planned(task: StoredTask, field: number, { first, last }: PieceSpan): EncodedFields {
     const plan = planTask(task.contentLength, task.pieceLength);
@@ -58,8 +69,9 @@ class Listing {
 const listings = new WeakMap<StoredTask, Listing>();
 
 /**
- * Returns the cache of encoded pieces of a task, which lives as long as the task object. Encoding a
- * piece takes ten microseconds and blocks the event loop, and a task may have tens of thousands.
+ * Returns the cache of encoded piece messages of a task. It is created at the first call, and freed
+ * together with `task`. Without it, encoding would block the event loop: a piece takes 10 µs, and a
+ * task may have tens of thousands of pieces.
  */
 export function listingOf(task: StoredTask): Listing {
   const known = listings.get(task);
@@ -74,8 +86,8 @@ function encoded(piece: MessageInitShape<typeof PieceSchema>): Uint8Array {
 }
 
 /**
- * Encodes a repeated field as a single unknown one. Its data is the first piece, followed by the
- * others, each with its tag.
+ * Encodes a repeated field as the data of a single unknown field. The data consists of the first
+ * piece, then the tag and the message of each further piece.
  */
 function joined(field: number, pieces: readonly Uint8Array[]): EncodedFields {
   const [first] = pieces;

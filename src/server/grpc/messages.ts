@@ -14,8 +14,8 @@ import type { PieceKind, PieceMetadata } from "../../piece.ts";
 import type { StoredTask } from "../../store/store.ts";
 
 /**
- * Builds the answer of StatTask without its pieces. It is the answer of a scheduler that knows this
- * peer as the only one with the task.
+ * Builds the response to StatTask, without the list of pieces. A scheduler would send the same
+ * response if this host were the only peer with the task.
  */
 export function taskMessage(task: StoredTask): MessageInitShape<typeof TaskSchema> {
   const { contentLength, digest } = task;
@@ -32,8 +32,8 @@ export function taskMessage(task: StoredTask): MessageInitShape<typeof TaskSchem
 }
 
 /**
- * Builds the answer of StatPersistentTask, like {@link taskMessage}. Reports one persistent
- * replica: this peer keeps its copy, and there is no replication.
+ * Builds the response to StatPersistentTask, without the list of pieces. It reports one persistent
+ * replica, because only this host has a copy and nothing replicates it.
  */
 export function persistentTaskMessage(
   task: StoredTask,
@@ -41,7 +41,10 @@ export function persistentTaskMessage(
   return { ...commonFields(task), ...oneCopy };
 }
 
-/** Builds the answer of StatPersistentCacheTask, like {@link persistentTaskMessage}. */
+/**
+ * Builds the response to StatPersistentCacheTask, without the list of pieces. Like
+ * {@link persistentTaskMessage}, it reports one persistent replica.
+ */
 export function persistentCacheTaskMessage(
   task: StoredTask,
 ): MessageInitShape<typeof PersistentCacheTaskSchema> {
@@ -49,8 +52,8 @@ export function persistentCacheTaskMessage(
 }
 
 /**
- * Builds the answer of StatLocalTask. The time of completion is unknown, so a complete task reports
- * its creation time.
+ * Builds the response to StatLocalTask. The store does not record when a task was completed, so
+ * `finishedAt` of a complete task is its creation time.
  */
 export function localTaskMessage(
   task: StoredTask,
@@ -67,13 +70,17 @@ export function localTaskMessage(
   };
 }
 
-/** Returns the known response headers of the origin: only the digest of the content. */
+/**
+ * Returns the HTTP response headers of the task's origin, as far as the store has them. The only
+ * one is `Repr-Digest` with the digest of the content. The result is empty if the task has no
+ * digest, or a crc32 digest.
+ */
 export function responseHeader({ digest }: StoredTask): Record<string, string> {
   const value = digest === undefined ? undefined : reprDigestOf(digest);
   return value === undefined ? {} : { [REPR_DIGEST]: value };
 }
 
-/** Builds a piece message without content. */
+/** Builds the protobuf message of a piece from its metadata, without the content. */
 export function pieceFields(metadata: PieceMetadata): MessageInitShape<typeof PieceSchema> {
   const { number, offset, length, digest, parentId, costSeconds, createdAtSeconds } = metadata;
   return {

@@ -6,8 +6,10 @@ import { planTask } from "../../piece.ts";
 import type { StoredTask } from "../../store/store.ts";
 
 /**
- * Derives the ID of a standard task from a DownloadTask request, like stock peers. Source:
- * dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`.
+ * Derives the ID of a standard task from the fields of a DownloadTask request, like dfdaemon.
+ * Source: dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`.
+ *
+ * @throws INVALID_ARGUMENT if the URL is not absolute
  */
 export function standardTaskId(download: Download): string {
   const {
@@ -35,16 +37,20 @@ export function standardTaskId(download: Download): string {
   }
 }
 
-/** Range of piece numbers, `last` included; empty if `last` is less than `first`. */
+/**
+ * Range of piece numbers from `first` to `last`, both included. Empty if `last` is less than
+ * `first`.
+ */
 export interface PieceSpan {
   readonly first: number;
   readonly last: number;
 }
 
 /**
- * Returns the pieces that contain bytes of `range`; without a range, all pieces.
+ * Returns the numbers of the pieces that contain at least one byte of `range`. Without `range`,
+ * returns all pieces of the task.
  *
- * @throws INVALID_ARGUMENT for an empty range, or one that starts after the end of the task
+ * @throws INVALID_ARGUMENT if the range is empty or starts at or after the end of the content
  */
 export function spanOf(task: StoredTask, range?: Range): PieceSpan {
   const { pieceCount } = planTask(task.contentLength, task.pieceLength);
@@ -63,17 +69,18 @@ export function spanOf(task: StoredTask, range?: Range): PieceSpan {
   };
 }
 
-/** Set of the pieces that a peer still waits for. */
+/** Set of the pieces that a peer requested and that have not been sent yet. */
 export interface WantedPieces {
-  /** Number of pieces. */
+  /** Number of pieces in the set. */
   readonly size: number;
-  /** Removes a piece. Returns false if the peer does not wait for it. */
+  /** Removes a piece from the set. Returns false if the set does not contain it. */
   delete(number: number): boolean;
 }
 
 /**
- * Creates the set of the given pieces; ignores numbers outside of the task. Takes one bit per piece
- * of the task, however many numbers a peer sends. It may live as long as the task grows.
+ * Creates the set of the pieces with the given numbers. Ignores duplicates, and numbers that are
+ * not less than the number of pieces in the task. Needs one bit of memory per piece of the task,
+ * however many numbers a peer sends.
  */
 export function wantedPieces(task: StoredTask, numbers: Iterable<number>): WantedPieces {
   const { pieceCount } = planTask(task.contentLength, task.pieceLength);
@@ -101,23 +108,28 @@ export function wantedPieces(task: StoredTask, numbers: Iterable<number>): Wante
   };
 }
 
-/** Yields the numbers of a span in ascending order. */
+/** Yields the piece numbers from `first` to `last` in ascending order. */
 export function* numbersIn({ first, last }: PieceSpan): Generator<number, void, void> {
   for (let number = first; number <= last; number++) yield number;
 }
 
-/** Requires a non-empty task ID. */
+/** @throws INVALID_ARGUMENT if `taskId` is empty */
 export function requireTaskId(taskId: string): void {
   if (taskId === "") throw invalid("task_id: expected text, got none");
 }
 
-/** Requires a request without an output path: with one, a peer could read and replace any file. */
+/**
+ * Rejects a request that names an output file. Otherwise a peer could read and overwrite any file
+ * of this host.
+ *
+ * @throws INVALID_ARGUMENT if `outputPath` is set
+ */
 export function requireNoFile(outputPath: string | undefined): void {
   if (outputPath !== undefined)
     throw invalid("output_path: expected none, since files are not written for peers");
 }
 
-/** Returns true for the name of the HTTP header `Range`. */
+/** Returns true if `header` is the name of the HTTP header `Range`, in any case. */
 export function isRange(header: string): boolean {
   return header.toLowerCase() === "range";
 }

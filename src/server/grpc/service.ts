@@ -58,42 +58,50 @@ import {
   wantedPieces,
 } from "./requests.ts";
 
-/** Maximum length of a request, in bytes: enough for the numbers of 50,000 pieces. */
+/** Maximum length of a request message, in bytes. A SyncPieces request for 50,000 pieces fits. */
 export const MAX_REQUEST_LENGTH: number = 256 * 1024;
 
-/** Information about this host that gRPC answers advertise. */
+/** Addresses and names of this host that the gRPC server sends to peers in its responses. */
 export interface GrpcServing {
-  /** Port of the Vortex server over TCP. Default: none. */
+  /** Port of the Vortex server over TCP. Default: responses contain no TCP port. */
   readonly tcpPort?: number;
-  /** Port of the Vortex server over QUIC. Default: none. */
+  /** Port of the Vortex server over QUIC. Default: responses contain no QUIC port. */
   readonly quicPort?: number;
   /**
-   * IP address at which peers reach this host. Default: the local address of the connection, see
-   * {@link localAddress}.
+   * IP address at which peers reach this host. Default: the local address of the gRPC connection,
+   * see {@link localAddress}.
    */
   readonly advertisedIp?: string;
-  /** Host name in host IDs and peer IDs. Default `vortex-peer`. */
+  /** Host name from which the host ID and peer ID in responses are built. Default `vortex-peer`. */
   readonly hostname?: string;
 }
 
-/** Local IP address of the connection of a request. The HTTP/2 adapter sets it for each request. */
+/**
+ * Connect context value with the local IP address of the connection on which a request arrived. The
+ * HTTP/2 adapter sets it for each request.
+ */
 export const localAddress: ContextKey<string> = createContextKey("");
 
-/** Network of the client, see {@link networkOf}. The HTTP/2 adapter sets it for each request. */
+/**
+ * Connect context value with the network of the client, see {@link networkOf}. The HTTP/2 adapter
+ * sets it for each request.
+ */
 export const clientNetwork: ContextKey<string> = createContextKey("");
 
 /**
- * Creates handlers for `dfdaemon.v2.DfdaemonUpload` over a store. They implement DownloadPiece,
- * DownloadTask, SyncPieces and StatTask with their variants for other kinds of task, and
- * StatLocalTask. Other calls of the service fail with UNIMPLEMENTED.
+ * Creates Connect handlers that serve the tasks of `store` as the gRPC service
+ * `dfdaemon.v2.DfdaemonUpload`. They implement DownloadPiece, DownloadTask, SyncPieces and
+ * StatTask, their variants for other kinds of task, and StatLocalTask. Other methods of the service
+ * fail with UNIMPLEMENTED.
  *
- * Only tasks that the store has, complete or growing, are served; nothing is fetched for a peer. An
- * internal failure goes to `settings.onError`; the peer receives INTERNAL without details.
+ * The server sends only tasks that are in `store`, complete or growing. It downloads nothing on
+ * behalf of a peer. An internal failure goes to `settings.onError`; the peer receives INTERNAL
+ * without details.
  *
- * The content of pieces bypasses Connect. Connect would hold a piece in memory three times
- * (content, message and envelope) before the first byte is sent. It would also queue all of it in
- * the HTTP/2 session. Instead, such an answer reads one chunk at a time from the store, when its
- * consumer requests the next one. The upload rate limit applies.
+ * Responses with the content of pieces bypass Connect's encoder. Connect would hold a piece in
+ * memory three times before it sends the first byte: as content, message and envelope. It would
+ * also queue the complete piece in the HTTP/2 session. Instead, such a response reads a chunk from
+ * the store only when the HTTP/2 stream can send it. The upload rate limit applies.
  */
 export function grpcHandlers(
   store: PieceStore,
@@ -146,26 +154,29 @@ export function grpcHandlers(
   );
 }
 
-/** Prepared answer of DownloadTask or a variant, without its pieces. */
+/** Data for a response to DownloadTask, DownloadPersistentTask or DownloadPersistentCacheTask. */
 interface TaskAnswer {
   readonly task: StoredTask;
-  /** First message of the answer, encoded. */
+  /** First message of the response, in encoded form. It announces the content length. */
   readonly started: Uint8Array;
-  /** Messages that enclose each piece, see {@link contentHead}. */
+  /** Protobuf messages around each piece, see {@link enclosingMessages}. */
   readonly enclosing: readonly EnclosingMessage[];
-  /** True if the peer requests the content of the pieces, not only their metadata. */
+  /**
+   * True if the peer requests the content of the pieces, false if it requests only their metadata.
+   */
   readonly needsContent: boolean;
-  /** Pieces that are still to be sent. */
+  /** Pieces that have not been sent yet. */
   readonly wanted: WantedPieces;
 }
 
-/** Implementation of the methods of the service. */
+/** Implements the RPC methods of `dfdaemon.v2.DfdaemonUpload`. */
 class UploadService {
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;
   readonly #serving: GrpcServing;
   /**
-   * Answers of SyncPieces, DownloadTask and variants in flight, each as a function that evicts it.
+   * Responses in flight to SyncPieces, DownloadTask and their variants, by client network. Each
+   * item is a function that evicts the response.
    */
   readonly #streams = new FairSet<() => void>();
 
@@ -296,8 +307,9 @@ class UploadService {
   }
 
   /**
-   * Announces the requested pieces as they arrive in the store. A request without piece numbers
-   * means all pieces; stock peers always send numbers.
+   * Implements SyncPieces and its variants: sends the number, offset and length of each requested
+   * piece as soon as it is in the store. A request without piece numbers requests all pieces of the
+   * task; dfdaemon always sends numbers.
    */
   async *syncPieces(
     kind: PieceKind,
@@ -347,8 +359,13 @@ class UploadService {
     }
   }
 
-  /** Looks up a task, and reports the call to telemetry as `name`. */
-
+  /**
+   * Looks up a task for a Stat method, and reports the call to telemetry.
+   *
+   * @param name name of the operation in telemetry
+   * @param kind required kind of the task; undefined accepts any kind
+   * @throws NOT_FOUND if the store does not have such a task
+   */
   stat(
     name: "stat_task" | "stat_local_task",
     kind: PieceKind | undefined,
@@ -369,7 +386,11 @@ class UploadService {
     });
   }
 
-  /** Looks up a task; of any kind, if `kind` is undefined. Throws NOT_FOUND if there is none. */
+  /**
+   * Looks up a task in the store. If `kind` is set, the task must be of that kind.
+   *
+   * @throws NOT_FOUND if the store does not have such a task
+   */
   async task(
     kind: PieceKind | undefined,
     { taskId }: { readonly taskId: string },
@@ -411,7 +432,10 @@ class UploadService {
     return piece;
   }
 
-  /** Prepares an answer about a task, and leaves its body for {@link bypassConnect}. */
+  /**
+   * Creates the response to DownloadTask or a variant. Its iterator yields no messages: it runs
+   * `prepare`, then sets {@link bypassBody} to the body that {@link bypassConnect} sends.
+   */
   #answerTask(context: HandlerContext, prepare: () => Promise<TaskAnswer>): BypassedAnswer {
     const next = async (): Promise<IteratorReturnResult<undefined>> => {
       const prepared = await prepare();
@@ -471,9 +495,11 @@ class UploadService {
   }
 
   /**
-   * Takes a slot for an answer about a task. When all slots are taken, evicts the oldest answer of
-   * the network with the most answers. Throws RESOURCE_EXHAUSTED if that network would be left with
-   * no more answers than `network` has.
+   * Counts one more response in flight for `network`. When `maxTaskStreams` responses are in
+   * flight, evicts the oldest response of the network with the most responses.
+   *
+   * @throws RESOURCE_EXHAUSTED if an eviction would leave that network with no more responses than
+   * `network` has
    */
   #takeSlot(network: string, signal: AbortSignal): TaskSlot {
     const limit = this.#settings.maxTaskStreams;
@@ -530,19 +556,22 @@ class UploadService {
     }
   }
 
-  /** Converts a failure to the status for the peer, see {@link reportFailure}. */
+  /** Converts an error to the gRPC status for the peer, see {@link reportFailure}. */
   #failure(error: unknown, what: string, signal: AbortSignal): ConnectError {
     return reportFailure(error, what, signal, this.#settings);
   }
 }
 
-/** Request of SyncPieces or a variant. */
+/** Request of SyncPieces, or of a variant for another kind of task. */
 interface SyncRequest {
   readonly taskId: string;
   interestedPieceNumbers: number[];
 }
 
-/** Message in an answer of SyncPieces or a variant. */
+/**
+ * Message in the response stream of SyncPieces or a variant. It announces one piece, and the
+ * address of the Vortex servers that serve it.
+ */
 interface SyncAnswer {
   readonly number: number;
   readonly offset: bigint;
@@ -552,20 +581,26 @@ interface SyncAnswer {
   readonly quicPort?: number;
 }
 
-/** Slot of an answer about a task, limited by `maxTaskStreams`. */
+/**
+ * Permission to send one response to SyncPieces, DownloadTask or a variant. The option
+ * `maxTaskStreams` limits their number.
+ */
 interface TaskSlot {
-  /** Aborts when the peer cancels the call, or the answer is evicted. */
+  /** Aborts when the peer cancels the call, and when the response is evicted. */
   readonly signal: AbortSignal;
-  /** Throws RESOURCE_EXHAUSTED if the answer was evicted. */
+  /** @throws RESOURCE_EXHAUSTED if the response was evicted */
   throwIfEvicted(): void;
-  /** Frees the slot. Idempotent. */
+  /** Frees the slot at the end of the response. Idempotent. */
   leave(): void;
 }
 
-/** Answer to Connect without messages, because its body bypasses Connect. */
+/** Response stream without messages. Its body is sent by {@link bypassConnect} instead. */
 type BypassedAnswer = AsyncIterable<never>;
 
-/** Iterates over the pieces of a task, and further ones as they arrive. */
+/**
+ * Iterates over the pieces of a task in the store. For a growing task, also yields each further
+ * piece when it arrives, until the task is complete or `signal` aborts.
+ */
 function piecesOf(
   task: StoredTask,
   signal: AbortSignal,
