@@ -1,14 +1,16 @@
 /**
  * Category of a {@link VortexError}, derived from its {@link ErrorCode}. The code names the
- * failure; the kind names its origin, and whether a retry makes sense.
+ * failure. The kind says who caused it, and whether a retry makes sense:
  *
- * - `misuse`: an error of the caller. Do not retry.
- * - `peer`: the peer violated the protocol or sent wrong bytes. Retry with another peer.
- * - `remote`: the peer answered with an error. Depends on the code.
- * - `transport`: the connection could not be established, or was lost. Retry.
- * - `timeout`: a deadline passed. Retry.
- * - `aborted`: the caller's AbortSignal. Do not retry.
- * - `local`: an error of this host, such as its disk. Do not retry.
+ * | kind | cause | retry |
+ * | --- | --- | --- |
+ * | `misuse` | The caller made an error. | No. |
+ * | `peer` | The peer violated the protocol or sent wrong bytes. | With another peer. |
+ * | `remote` | The peer responded with an error. | Depends on the code. |
+ * | `transport` | The connection could not be established, or was lost. | Yes. |
+ * | `timeout` | A time limit passed. | Yes. |
+ * | `aborted` | The caller's AbortSignal aborted. | No. |
+ * | `local` | This host failed, for example its disk. | No. |
  */
 export type ErrorKind =
   | "misuse"
@@ -19,89 +21,79 @@ export type ErrorKind =
   | "aborted"
   | "local";
 
-/** Codes of {@link VortexError}. The set is closed. */
+/**
+ * Codes of {@link VortexError}, each of which names a kind of failure. There are no other codes.
+ */
 export type ErrorCode =
   /** An argument or option is out of range, or not one of the allowed values. */
   | "InvalidArgument"
-  /**
-   * The requested feature does not exist in this runtime or on this platform. The message names an
-   * alternative.
-   */
+  /** This runtime or platform lacks the requested feature. The message names an alternative. */
   | "Unavailable"
-  /** The downloader, client, server or stream was used after it was closed on this side. */
+  /** The downloader, client, server or stream was used after this side had closed it. */
   | "Closed"
-  /** The runtime's permissions deny the operation. The message names the flag that allows it. */
+  /** The runtime's permissions deny the operation. The message names the flag to allow it. */
   | "PermissionDenied"
 
-  /** The received bytes are not a Vortex packet. */
+  /** The received bytes are not a valid Vortex packet. */
   | "InvalidPacket"
-  /** The announced length of a packet does not match its contents. */
+  /** The length in the header of a Vortex packet does not fit its contents. */
   | "InvalidLength"
-  /** A text field is not valid UTF-8. */
+  /** A text field of a Vortex packet is not valid UTF-8. */
   | "InvalidUtf8"
-  /** A well-formed packet where the protocol does not allow one, or bytes after the content. */
+  /** The peer sent a message that the protocol does not allow, or bytes after the content. */
   | "ProtocolViolation"
-  /** The peer announced or sent more than a configured limit. */
+  /** The peer announced or sent more than a configured limit allows. */
   | "LimitExceeded"
-  /** The peer answered with a different piece than the requested one. */
+  /** The peer sent a different piece than the requested one. */
   | "PieceMismatch"
-  /** The content length differs from the announced one, other than by truncation. */
+  /** The content has another length than announced, but its transfer was not cut short. */
   | "LengthMismatch"
-  /**
-   * The content does not match the digest in its metadata or the one from the caller; or two
-   * parents have different contents.
-   */
+  /** The content does not match its digest, or two parents have different content. */
   | "DigestMismatch"
   /** The peer ended the stream before the packet or the content was complete. */
   | "TruncatedContent"
 
-  /** The peer does not have the piece or task. */
+  /** The peer does not have the requested piece or task. */
   | "NotFound"
   /** The peer rejected the request as invalid. */
   | "RemoteInvalidArgument"
   /** The peer reported an internal error. */
   | "RemoteInternal"
-  /** The peer does not implement this call; another protocol may work. */
+  /** The peer does not implement the RPC method. Another protocol may work. */
   | "RemoteUnimplemented"
-  /** The peer has no capacity for this request now. */
+  /** The peer currently has no capacity for the request. */
   | "RemoteBusy"
-  /** The peer reported an error with an unknown code. */
+  /** The peer reported an error with a code that this library does not know. */
   | "RemoteUnknown"
 
-  /** No listener at the address, or the peer refused the connection. */
+  /** No process listens at the address, or the peer refused the connection. */
   | "ConnectionRefused"
   /** No route to the host, no address for its name, or no free file descriptor on this host. */
   | "Unreachable"
-  /**
-   * The peer speaks another application protocol: TLS alert 120, QUIC error 0x178, or an answer in
-   * HTTP or TLS.
-   */
+  /** The peer speaks another protocol: TLS alert 120, QUIC error 0x178, or HTTP or TLS data. */
   | "ProtocolNotSupported"
-  /** TLS failed: one side rejected the certificate, or there is no common version. */
+  /** The TLS handshake failed: a certificate was rejected, or no common version exists. */
   | "HandshakeFailed"
-  /** An established connection ended during the request. */
+  /** An established connection ended during a request. */
   | "ConnectionLost"
-  /** The peer reset the stream or asked to stop sending; the connection stays open. */
+  /** The peer reset the stream or asked to stop sending. The connection stays open. */
   | "StreamReset"
   /** The peer refused 0-RTT data. The request may succeed after the handshake. */
   | "EarlyDataRefused"
-  /** The address to listen on is in use, or does not belong to this host. */
+  /** The local address to listen at is in use, or does not belong to this host. */
   | "AddressInUse"
 
   /** No connection was established within the connect timeout. */
   | "ConnectTimeout"
   /** The piece was not complete within the piece timeout. */
   | "PieceTimeout"
-  /** No byte arrived within the stall timeout. */
+  /** The peer did not send or accept any byte within the stall timeout. */
   | "Stalled"
 
   /** The caller's AbortSignal aborted, or the caller cancelled the content. */
   | "Aborted"
 
-  /**
-   * A file, store or sink could not be read or written: no space, no permission, or changed while
-   * it was served.
-   */
+  /** A file, store or sink could not be read or written, or a served file has changed. */
   | "StorageFailed"
   /** A bug in this library. Please report it. */
   | "Internal";
@@ -142,19 +134,19 @@ const kinds: Record<ErrorCode, ErrorKind> = {
   Internal: "local",
 };
 
-/** All codes, for exhaustive tables and tests. */
+/** All error codes, for tables and tests that must cover each code. */
 export const errorCodes: readonly ErrorCode[] = Object.keys(kinds) as ErrorCode[];
 
 /** Options of the {@link VortexError} constructor. */
 export interface VortexErrorOptions {
-  /** Underlying error, such as the runtime's native one. */
+  /** Error that caused this error, such as a native error of the runtime. Default: none. */
   readonly cause?: unknown;
-  /** Address of the peer, `host:port`. */
+  /** Address of the peer, in the form `host:port`. Default: none. */
   readonly addr?: string;
 }
 
 /**
- * Error class of every failure in this library.
+ * Error class of this library. Every function that fails throws it, or rejects with it.
  *
  * @example
  * ```ts
@@ -176,11 +168,17 @@ export interface VortexErrorOptions {
  */
 export class VortexError extends Error {
   override readonly name = "VortexError";
-  /** Failure, from a closed set. */
+  /** Code that names the failure. */
   readonly code: ErrorCode;
-  /** Origin of the failure, derived from {@link code}. */
+  /**
+   * Category of the failure, derived from {@link code}. It says who caused the failure, and whether
+   * a retry makes sense.
+   */
   readonly kind: ErrorKind;
-  /** Address of the peer, `host:port`; undefined if no peer was involved or it is unknown. */
+  /**
+   * Address of the peer, in the form `host:port`. Undefined if no single peer was involved, or its
+   * address is not known.
+   */
   readonly addr: string | undefined;
 
   constructor(code: ErrorCode, message: string, options: VortexErrorOptions = {}) {
@@ -191,10 +189,12 @@ export class VortexError extends Error {
   }
 
   /**
-   * Converts any thrown value to a {@link VortexError}. Returns `error` itself if it is one
-   * already; else wraps it as the cause of a new one with `code`.
+   * Converts any thrown value to a {@link VortexError}. Returns `error` unchanged if it is a
+   * `VortexError`. Otherwise creates an error with `code`, whose cause is `error`.
    *
-   * @param message prefix of the message of a new error. Default: none
+   * @param code code of a new error
+   * @param message text that precedes the message of `error` in a new error. Default: none
+   * @param addr address of the peer for a new error. Default: none
    */
   static from(error: unknown, code: ErrorCode, message?: string, addr?: string): VortexError {
     if (error instanceof VortexError) return error;
@@ -207,9 +207,10 @@ export class VortexError extends Error {
 }
 
 /**
- * Returns `error` with the peer's address, which the codec and the transports do not know. Keeps
- * its cause and stack. An address that is already set stays. Any other value than a `VortexError`
- * becomes `Internal`.
+ * Returns a copy of `error` with the address of the peer, and the same code, message, cause and
+ * stack. The decoder and the transports create errors without an address. If `error` has an address
+ * already, returns it unchanged. Converts a value other than a `VortexError` to an error with the
+ * code `Internal`.
  */
 export function withAddress(error: unknown, addr: string): VortexError {
   if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
@@ -223,8 +224,9 @@ export function withAddress(error: unknown, addr: string): VortexError {
 }
 
 /**
- * Makes `to.stack` return the stack of `from`, read lazily. The first read formats the stack. For
- * that Deno 2.9 opens files, and panics when the process has no file descriptors left.
+ * Makes `to.stack` return the stack of `from`. Reads `from.stack` only on demand, because the first
+ * read formats the stack. Deno 2.9 opens files to format it, and panics if the process has no free
+ * file descriptor.
  */
 function shareStack(to: Error, from: Error): void {
   Object.defineProperty(to, "stack", {
@@ -236,10 +238,10 @@ function shareStack(to: Error, from: Error): void {
 }
 
 /**
- * Returns the error for an aborted signal: its reason if that is a `VortexError`, else `Aborted`
- * with the reason as its cause.
+ * Returns the error for an operation whose signal has aborted. It is the signal's reason if that is
+ * a `VortexError`. Otherwise it is an error with the code `Aborted`, whose cause is the reason.
  *
- * @param what operation that was aborted, for the message
+ * @param what name of the aborted operation, for the message
  */
 export function abortedError(signal: AbortSignal, what: string): VortexError {
   if (signal.reason instanceof VortexError) return signal.reason;
@@ -247,8 +249,10 @@ export function abortedError(signal: AbortSignal, what: string): VortexError {
 }
 
 /**
- * Settles as `promise` does, or rejects with {@link abortedError} if `signal` aborts first. Does
- * not stop the operation behind `promise`.
+ * Returns a promise that settles like `promise`, or rejects with {@link abortedError} if `signal`
+ * aborts first. An abort does not stop the operation behind `promise`.
+ *
+ * @param what name of the operation, for the error message
  */
 export function untilAborted<T>(
   promise: Promise<T>,
@@ -265,16 +269,16 @@ export function untilAborted<T>(
 }
 
 /**
- * Makes untrusted text safe to print on one line. Replaces control characters, line separators and
- * bidirectional overrides by spaces, and trims the result.
+ * Makes text from an untrusted source safe to print on one line. Replaces control characters, line
+ * separators and characters that control the text direction by spaces. Removes spaces at both ends.
  */
 export function oneLine(text: string): string {
   return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]+/gu, " ").trim();
 }
 
 /**
- * Makes a peer's text safe as part of a message, which may reach logs and terminals. Truncates it
- * to `maxLength` UTF-16 code units, then replaces line breaks and control characters.
+ * Makes text from a peer safe for an error message, which may reach logs and terminals. Shortens it
+ * to `maxLength` UTF-16 code units, then replaces line breaks and control characters by spaces.
  */
 export function remoteText(text: string, maxLength: number = 1024): string {
   return oneLine(text.slice(0, maxLength));

@@ -1,61 +1,76 @@
 /**
- * IDs of tasks, hosts and peers. They equal the IDs that stock Dragonfly derives, so both name the
- * same things. Source: dragonfly-client 1.5.1, `dragonfly-client-util/src/id_generator`; vectors in
- * `test/vectors/ids.json`.
+ * IDs of tasks, hosts and peers, derived like in stock Dragonfly. So both derive the same ID from
+ * the same inputs. Source: dragonfly-client 1.5.1, `dragonfly-client-util/src/id_generator`. The
+ * test vectors are in `test/vectors/ids.json`.
  */
 import { type HasherFactory, portableHashers } from "./digest/hasher.ts";
 import { VortexError } from "./errors.ts";
 import { requireInteger } from "./piece.ts";
 
-/** Inputs of the ID of a standard task that is identified by its URL, see {@link taskIdOfUrl}. */
+/** Properties from which {@link taskIdOfUrl} derives the ID of a standard task. */
 export interface UrlIdentity {
-  /** Absolute URL of the origin. */
+  /** Absolute URL from which peers download the content. */
   readonly url: string;
-  /** Names of query parameters to exclude from the ID, such as signatures. Default: none. */
+  /** Names of query parameters that do not affect the ID, such as signatures. Default: none. */
   readonly filteredQueryParams?: readonly string[];
-  /** User-defined text that distinguishes tasks with the same URL. */
+  /** User-defined text that distinguishes tasks with the same URL. Default: none. */
   readonly tag?: string;
-  /** Name of the application that the task belongs to. */
+  /** Name of the application that downloads the task. Default: none. */
   readonly application?: string;
-  /** Branch, tag or commit, for URLs of model hubs. */
+  /** Branch, tag or commit of a repository on a model hub, such as Hugging Face. Default: none. */
   readonly revision?: string;
-  /** Piece length in bytes, only if set explicitly and not derived from the content length. */
+  /**
+   * Length of the pieces in bytes. Omit it if the length is derived from the content length, as by
+   * default.
+   */
   readonly pieceLength?: number;
 }
 
-/** Location of the object behind a persistent task, from which its ID is derived. */
+/**
+ * Location of an object in object storage, from which {@link persistentTaskId} derives the ID of a
+ * persistent task.
+ */
 export interface ObjectIdentity {
   /** URL of the object, such as `s3://bucket/key`. */
   readonly url: string;
-  /** Region of the storage service. */
+  /** Region of the object storage service. */
   readonly region: string;
-  /** Endpoint of the storage service. */
+  /** Endpoint of the object storage service. */
   readonly endpoint: string;
 }
 
-/** Inputs of the ID of a persistent cache task, besides its content. */
+/**
+ * Properties from which {@link persistentCacheTaskId} derives the ID of a persistent cache task, in
+ * addition to the content.
+ */
 export interface CacheIdentity {
-  /** User-defined text that distinguishes tasks with the same content. */
+  /** User-defined text that distinguishes tasks with the same content. Default: none. */
   readonly tag?: string;
-  /** Name of the application that the task belongs to. */
+  /** Name of the application that stores the task. Default: none. */
   readonly application?: string;
-  /** Piece length in bytes, only if set explicitly and not derived from the content length. */
+  /**
+   * Length of the pieces in bytes. Omit it if the length is derived from the content length, as by
+   * default.
+   */
   readonly pieceLength?: number;
 }
 
-/** Inputs of the ID of a host, and of the peer IDs on that host. */
+/**
+ * Properties from which {@link hostId} and {@link peerId} derive the IDs of a host and its peers.
+ */
 export interface HostIdentity {
   /** IP address of the host. */
   readonly ip: string;
   /** Name of the host. */
   readonly hostname: string;
-  /** True for a seed peer. Default false. */
+  /** True if the host is a seed peer. Default false. */
   readonly seed?: boolean;
 }
 
 /**
- * Query parameters that stock proxies exclude from task IDs: signatures of S3, GCS, OSS, OBS and
- * COS, and containerd's `ns`. Source: dragonfly-client-util, `http/query_params.rs`.
+ * Query parameters that the proxy of stock Dragonfly excludes from task IDs. They are the
+ * signatures of S3, GCS, OSS, OBS and COS, and the parameter `ns` of containerd. Source:
+ * dragonfly-client-util, `http/query_params.rs`.
  */
 export const defaultFilteredQueryParams: readonly string[] = [
   "X-Amz-Algorithm",
@@ -91,9 +106,10 @@ export const defaultFilteredQueryParams: readonly string[] = [
 ];
 
 /**
- * Derives the ID of a standard task from its URL.
+ * Derives the ID of a standard task from its URL and the other properties in `identity`.
  *
- * @throws `InvalidArgument` for anything but an absolute URL
+ * @throws `InvalidArgument` if the URL is not absolute, or the piece length is not a non-negative
+ * integer
  */
 export function taskIdOfUrl(
   identity: UrlIdentity,
@@ -113,16 +129,21 @@ export function taskIdOfUrl(
   );
 }
 
-/** Derives the ID of a standard or persistent cache task from a user-defined text. */
+/**
+ * Derives a task ID from user-defined text alone (`content_for_calculating_task_id` in the
+ * Dragonfly API). Valid for standard tasks and persistent cache tasks.
+ *
+ * @param content user-defined text; not the content of the task
+ */
 export function taskIdOfContent(content: string, hashers: HasherFactory = portableHashers): string {
   return sha256([content], hashers);
 }
 
 /**
- * Returns the ID of a standard task whose origin is an OCI blob. It is the digest in the URL,
- * `…/v2/<name>/blobs/<algorithm>:<digest>`.
+ * Returns the ID of a standard task whose content is an OCI blob. The ID is the digest in the URL,
+ * without its algorithm: `…/v2/<name>/blobs/<algorithm>:<digest>`.
  *
- * @throws `InvalidArgument` for any other URL
+ * @throws `InvalidArgument` if `url` does not have this form, or the digest has the wrong length
  */
 export function taskIdOfBlob(url: string): string {
   const id = blobDigest(url);
@@ -136,8 +157,8 @@ export function taskIdOfBlob(url: string): string {
 }
 
 /**
- * Returns true if `url` has the form of an OCI blob URL. Stock peers check that before they use
- * {@link taskIdOfBlob}.
+ * Returns true if `url` has the form of an OCI blob URL, `…/v2/<name>/blobs/<reference>`. Like
+ * stock Dragonfly, call it before {@link taskIdOfBlob}.
  */
 export function isBlobUrl(url: string): boolean {
   return blobUrl.test(url);
@@ -152,9 +173,10 @@ export function persistentTaskId(
 }
 
 /**
- * Derives the ID of a persistent cache task from its content.
+ * Derives the ID of a persistent cache task from its content and the properties in `identity`.
  *
- * @param content chunks of the whole content, in order
+ * @param content complete content of the task, as chunks in order
+ * @throws `InvalidArgument` if the piece length is not a non-negative integer
  */
 export async function persistentCacheTaskId(
   content: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
@@ -175,10 +197,12 @@ export function hostId({ ip, hostname, seed }: HostIdentity): string {
 }
 
 /**
- * Generates a new peer ID. In Dragonfly a peer is one host's participation in one task. The ID is
- * `ip-hostname-uuid`, or `ip-hostname-uuid-seed` for a seed peer, with a version 4 UUID (RFC 9562).
+ * Generates a new peer ID. In Dragonfly, a peer is the participation of one host in one task. The
+ * ID is `ip-hostname-uuid`, or `ip-hostname-uuid-seed` for a seed peer. The UUID is random (version
+ * 4, RFC 9562).
  *
- * @param random fills an array with random bytes and returns it, as {@link Runtime.random} does
+ * @param random fills an array with random bytes and returns it, like {@link Runtime.random}.
+ * Default: the runtime's `crypto.getRandomValues`
  */
 export function peerId(
   { ip, hostname, seed }: HostIdentity,
@@ -189,12 +213,15 @@ export function peerId(
 }
 
 /**
- * Normalises a URL as stock Dragonfly does before it hashes one:
+ * Returns a URL in the form that stock Dragonfly hashes:
  *
- * - It parses and serialises the URL with the crate `url` 2.5. That follows the WHATWG, except for
- *   `^` in paths.
- * - It removes filtered query parameters, and serialises the others as a form, in their order.
- * - It removes a path that is only a slash.
+ * - The URL is parsed and serialised like by version 2.5 of the Rust crate `url`. It follows the
+ *   WHATWG URL standard, except for `^` in paths.
+ * - Query parameters in `filtered` are removed. The others are serialised as a form, in their
+ *   order.
+ * - A path that consists only of a slash is removed.
+ *
+ * @throws `InvalidArgument` if `text` is not an absolute URL
  */
 function normalisedUrl(text: string, filtered: readonly string[]): string {
   const url = parsedUrl(text);
@@ -209,9 +236,11 @@ function normalisedUrl(text: string, filtered: readonly string[]): string {
 }
 
 /**
- * Returns `url.href` with each `^` in the path as `text` has it. Some runtimes write it as `%5E`,
- * as the WHATWG does since 2023: https://github.com/whatwg/url/pull/817. A `%5E` in `text` must
- * stay. So this replaces carets by a unique marker before parsing.
+ * Returns `url.href`, but with each `^` in the path as in `text`. Some runtimes encode it as `%5E`,
+ * as the WHATWG URL standard requires since 2023 (https://github.com/whatwg/url/pull/817).
+ *
+ * A `%5E` in `text` must stay as it is. To distinguish the two, the function replaces each `^` by a
+ * unique marker before it parses the URL.
  */
 function withCarets(url: URL, text: string): string {
   let mark = "caret";
@@ -233,8 +262,8 @@ function parsedUrl(text: string): URL | undefined {
 const blobUrl = /^(.*):\/\/(.*)\/v2\/(.*)\/blobs\/([^?]+)(?:\?.*)?$/;
 
 /**
- * Length of an encoded digest by algorithm, in bytes. Like stock Dragonfly, this checks only the
- * length, not the characters.
+ * Length of an encoded digest in bytes, by algorithm. Like stock Dragonfly, this library checks
+ * only the length of a digest in a blob URL, not its characters.
  */
 const digestLengths: Record<string, number> = { crc32: 10, sha256: 64, sha512: 128 };
 

@@ -6,11 +6,11 @@ interface Listeners {
 const bySignal = new WeakMap<AbortSignal, Listeners>();
 
 /**
- * Calls `listener` when `signal` aborts. Returns a function that unsubscribes. The signal must not
- * be aborted already.
+ * Calls `listener` when `signal` aborts. `signal` must not have aborted already. Returns a function
+ * that removes the listener.
  *
- * All subscriptions of a signal share one event listener. Node warns of a leak from eleven
- * listeners on, and a caller may pass one signal to many concurrent calls.
+ * All calls for one signal share a single event listener. Otherwise Node would warn of a memory
+ * leak when a caller passes one signal to more than ten concurrent operations.
  */
 export function onAbort(signal: AbortSignal, listener: () => void): () => void {
   const { all, fire } = bySignal.get(signal) ?? listenTo(signal);

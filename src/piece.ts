@@ -1,9 +1,9 @@
 import { VortexError } from "./errors.ts";
 
-/** Kind of a Dragonfly task. Each kind has a separate request tag and content tag on the wire. */
+/** Kind of a Dragonfly task. The Vortex protocol has separate packet tags for each kind. */
 export type PieceKind = "standard" | "persistent" | "persistent-cache" | "cache";
 
-/** All kinds of task, in the order of their wire tags. */
+/** All kinds of Dragonfly tasks, in the order of their tags in the Vortex protocol. */
 export const pieceKinds: readonly PieceKind[] = [
   "standard",
   "persistent",
@@ -12,98 +12,117 @@ export const pieceKinds: readonly PieceKind[] = [
 ];
 
 /**
- * Metadata of a piece as the wire carries it. 64-bit fields are bigint, because values above 2^53
- * occur and must keep every bit. Source: the Vortex protocol crate 0.1.5, `tlv/piece_content.rs`.
+ * Metadata of a piece, as in a Vortex packet. 64-bit fields are of type bigint, because a number
+ * cannot represent all values above 2^53. Source: `tlv/piece_content.rs` in version 0.1.5 of the
+ * Rust crate for the Vortex protocol.
  */
 export interface PieceMetadata {
-  /** Piece number within the task, from 0; an unsigned 32-bit integer. */
+  /** Number of the piece within the task, starting at 0; an unsigned 32-bit integer. */
   readonly number: number;
-  /** Byte offset of the piece within the task's content. */
+  /** Position of the first byte of the piece in the content of the task. */
   readonly offset: bigint;
-  /** Length of the content, in bytes. */
+  /** Length of the piece's content, in bytes. */
   readonly length: bigint;
   /**
-   * Digest of the content: `crc32:` with a decimal number, `sha256:` or `sha512:` with hex digits.
+   * Digest of the piece's content in the form `algorithm:encoded`. For `crc32`, the encoded value
+   * is a decimal number; for `sha256` and `sha512`, hex digits.
    */
   readonly digest: string;
-  /** ID of the peer from which the serving peer got the piece; may be empty. */
+  /** ID of the peer from which the sender of this metadata downloaded the piece. May be empty. */
   readonly parentId: string;
   /**
-   * Source from which the serving peer got the piece, an unsigned byte: 0 origin, 1 remote peer, 2
-   * local peer.
+   * Origin of the piece for the sender of this metadata, an unsigned byte: 0 the task's origin, 1 a
+   * remote peer, 2 the local host.
    */
   readonly trafficType: number;
-  /** Time that the serving peer took to get the piece, in whole seconds. */
+  /** Time that the sender of this metadata needed to get the piece, in whole seconds. */
   readonly costSeconds: bigint;
-  /** Time at which the serving peer got the piece, in Unix seconds. */
+  /** Time at which the sender of this metadata got the piece, in Unix seconds. */
   readonly createdAtSeconds: bigint;
 }
 
-/** Half-open range of bytes, `start` to `end`, relative to the start of a piece. */
+/** Range of bytes within a piece. It contains the byte at `start` and not the byte at `end`. */
 export interface ByteRange {
-  /** Offset of the first byte. */
+  /** Position of the first byte, relative to the start of the piece. */
   readonly start: number;
-  /** Offset after the last byte. Default: the end of the piece. */
+  /**
+   * Position after the last byte, relative to the start of the piece. Default: the end of the
+   * piece.
+   */
   readonly end?: number;
 }
 
 /**
- * Piece that is being received. Its content can be consumed once: by `content`, `read()` or
- * `bytes()`. A caller that does not want it must call `cancel()`.
+ * Piece whose metadata has arrived, while its content may still be in transit. The content can be
+ * read only once: by {@link content}, by {@link read} or by {@link bytes}. A caller that does not
+ * read it to the end must call {@link cancel}.
  */
 export interface Piece {
-  /** Piece number within the task, from 0. */
+  /** Number of the piece within the task, starting at 0. */
   readonly number: number;
-  /** Kind of the task, as requested. */
+  /** Kind of the task, as in the request. */
   readonly kind: PieceKind;
-  /** Byte offset of the piece within the task's content. */
+  /** Position of the first byte of the piece in the content of the task. */
   readonly offset: number;
-  /** Length of the whole piece in bytes, also when only a range of it was requested. */
+  /** Length of the complete piece in bytes, even if only a range of it was requested. */
   readonly length: number;
-  /** Digest of the whole piece, against which the content is verified. */
+  /**
+   * Digest of the complete piece in the form `algorithm:encoded`. The content is verified against
+   * it.
+   */
   readonly digest: string;
-  /** Metadata exactly as the peer sent it. */
+  /** Metadata of the piece exactly as the peer sent it. */
   readonly metadata: PieceMetadata;
   /**
-   * Content as it arrives. The stream closes only after length and digest are verified, and errors
-   * otherwise. Do not trust its bytes before it closes.
+   * Content of the piece as a stream of chunks. After the last chunk, length and digest are
+   * verified: the stream closes if they are correct, and errors if not. Do not trust the bytes
+   * before the stream has closed.
    *
-   * A range that omits bytes cannot be verified against the digest of the piece. For such a range,
-   * a close means only that the length is correct.
+   * If the requested range omits bytes of the piece, the digest cannot be verified. Then only the
+   * length is verified.
    */
   readonly content: ReadableStream<Uint8Array>;
   /**
-   * Reads the next chunk of the content; resolves to undefined at its end. Verifies it like
-   * {@link content}, without the overhead of a stream. Only one call at a time.
+   * Reads the next chunk of the content. Resolves to undefined after the last chunk. Rejects if
+   * length or digest are wrong, like {@link content}, but without the overhead of a stream. Only
+   * one call may be pending at a time.
    *
-   * @param into non-empty buffer for the chunk, which the caller may reuse for the next one to
-   * avoid allocations. Where the transport can fill it (QUIC by quiche, TCP), the chunk is a view
-   * of it; else the chunk has a separate buffer.
+   * @param into non-empty buffer for the chunk. The caller may pass the same buffer to each call,
+   * to avoid allocations. If the transport can fill it (QUIC by quiche, TCP), the chunk is a view
+   * of it; otherwise the chunk has a separate buffer. Default: a new buffer
    */
   read(into?: Uint8Array): Promise<Uint8Array | undefined>;
   /**
-   * Reads the whole content. Resolves after length and digest are verified.
+   * Reads the complete content. Resolves after length and digest are verified.
    *
-   * @param into buffer for the content, at least as long. Its bytes are valid only once the promise
-   * has resolved. Default: a new buffer. Rejects with `InvalidArgument` if it is too short.
+   * @param into buffer for the content. Its bytes are valid only after the promise has resolved.
+   * Rejects with `InvalidArgument` if the buffer is shorter than the content. Default: a new buffer
    */
   bytes(into?: Uint8Array): Promise<Uint8Array>;
-  /** Discards the unread content and frees the stream. Idempotent. */
+  /** Discards the content that has not been read, and frees the stream. Idempotent. */
   cancel(): void;
 }
 
 const MEBI = 1024 * 1024;
-/** Minimum length of a piece in bytes, except for the last one of a task. */
+/**
+ * Minimum length in bytes that stock Dragonfly chooses for pieces. The last piece of a task may be
+ * shorter.
+ */
 export const MIN_PIECE_LENGTH: number = 4 * MEBI;
-/** Maximum length of a piece in bytes. */
+/** Maximum length in bytes that stock Dragonfly chooses for pieces. */
 export const MAX_PIECE_LENGTH: number = 64 * MEBI;
-/** Number of pieces per task that {@link pieceLengthFor} aims for. */
+/**
+ * Number of pieces into which {@link pieceLengthFor} divides a task, if the minimum and maximum
+ * length of a piece permit.
+ */
 const TARGET_PIECE_COUNT = 500;
 
 /**
- * Returns the piece length that stock Dragonfly chooses for a task, in bytes. That is the content
- * length / 500 rounded down, then rounded up to a power of two and clamped to 4 MiB to 64 MiB.
- * Source: dragonfly-client, `resource/piece.rs`, `calculate_piece_length`.
+ * Returns the piece length in bytes that stock Dragonfly chooses for a task. The content length is
+ * divided by 500, rounded up to a power of two, and limited to 4 MiB to 64 MiB. Source:
+ * dragonfly-client, `resource/piece.rs`, `calculate_piece_length`.
+ *
+ * @param contentLength length of the task's content, in bytes
  */
 export function pieceLengthFor(contentLength: number): number {
   const target = Math.floor(contentLength / TARGET_PIECE_COUNT);
@@ -112,22 +131,23 @@ export function pieceLengthFor(contentLength: number): number {
   return length;
 }
 
-/** Division of a task's content into pieces. */
+/** Division of a task's content into pieces of equal length. */
 export interface TaskPlan {
-  /** Length of the content, in bytes. */
+  /** Length of the task's content, in bytes. */
   readonly contentLength: number;
-  /** Length of every piece except the last, in bytes. */
+  /** Length in bytes of every piece except the last, which may be shorter. */
   readonly pieceLength: number;
-  /** Number of pieces; 0 for an empty task. */
+  /** Number of pieces. 0 if the content is empty. */
   readonly pieceCount: number;
 }
 
 /**
- * Divides `contentLength` bytes into pieces of `pieceLength` bytes; the last piece may be shorter.
- * An empty task has no pieces.
+ * Divides `contentLength` bytes into pieces of `pieceLength` bytes. The last piece may be shorter.
+ * Empty content has no pieces.
  *
- * @throws `InvalidArgument` unless `contentLength` is at least 0 and `pieceLength` at least 1, or
- * if there are 2^32 pieces or more
+ * @throws `InvalidArgument` if `contentLength` is not a non-negative integer, or `pieceLength` is
+ * not a positive integer
+ * @throws `InvalidArgument` if there are 2^32 pieces or more
  */
 export function planTask(
   contentLength: number,
@@ -146,9 +166,10 @@ export function planTask(
 }
 
 /**
- * Returns the offset and length of piece `number`, in bytes. The last piece may be shorter.
+ * Returns the position and length in bytes of the piece with the given number in the content of a
+ * task. The last piece may be shorter than the others.
  *
- * @throws `InvalidArgument` for a number outside of the plan
+ * @throws `InvalidArgument` if the task has no piece with this number
  */
 export function pieceExtent(plan: TaskPlan, number: number): { offset: number; length: number } {
   requireInteger("piece number", number, 0, plan.pieceCount - 1);
@@ -157,10 +178,8 @@ export function pieceExtent(plan: TaskPlan, number: number): { offset: number; l
 }
 
 /**
- * Requires an integer from `min` to `max`.
- *
- * @param name name of the value, for the message
- * @throws `InvalidArgument` for any other value
+ * @param name name of the value, for the error message
+ * @throws `InvalidArgument` if `value` is not an integer from `min` to `max`, both included
  */
 export function requireInteger(name: string, value: number, min: number, max: number): void {
   if (!Number.isInteger(value) || value < min || value > max) {

@@ -2,97 +2,125 @@ import { onAbort } from "./on-abort.ts";
 import { requireInteger } from "./piece.ts";
 import type { Clock, Timer } from "./runtime.ts";
 
-/** Grants per second; sets the size of a grant, unless {@link MIN_GRANT_BYTES} is larger. */
+/**
+ * Number of grants per second. A grant has 1/64 of the bytes per second, or {@link MIN_GRANT_BYTES}
+ * if that is more.
+ */
 const GRANTS_PER_SECOND = 64;
 /**
- * Minimum size of a grant, in bytes, so that a packet is worth sending. At less than 4 KiB/s it is
- * a quarter of a second's worth instead.
+ * Minimum size of a grant in bytes, so that a packet is worth sending. At rates below 4 KiB/s, the
+ * minimum is the number of bytes in a quarter of a second.
  */
 const MIN_GRANT_BYTES = 1024;
-/** Minimum time after which a waiting flow gets a keep-alive grant, in ms. */
+/**
+ * Minimum time in ms that a flow waits before it gets a keep-alive grant, see {@link RateLimiter}.
+ */
 const MIN_KEEP_ALIVE_MS = 1000;
 /**
- * Maximum time after which a waiting flow gets a keep-alive grant, in ms: a third of the default
- * stall timeout of peers.
+ * Maximum time in ms that a flow waits before it gets a keep-alive grant. It is a third of the
+ * default stall timeout of peers, so they do not mistake the wait for a stall.
  */
 const MAX_KEEP_ALIVE_MS = 10_000;
-/** Keep-alive grants per second; with more waiting flows, each waits for longer. */
+/**
+ * Maximum number of keep-alive grants per second, over all flows. If more flows wait, each of them
+ * waits for longer.
+ */
 const KEEP_ALIVES_PER_SECOND = 256;
-/** Divisor of the rate: keep-alive grants take one 16th of it. */
+/** Divisor of the rate: all keep-alive grants together use 1/16 of the rate. */
 const KEEP_ALIVE_SHARE = 16;
 
-/** One transfer whose bytes pass through a {@link RateLimiter}. */
+/**
+ * One transfer whose bytes a {@link RateLimiter} limits. The limiter grants bytes to the flow,
+ * which may then send them.
+ */
 export interface Flow {
-  /** Grants 1 to `max` bytes without waiting; returns 0 if the caller would have to wait. */
+  /**
+   * Grants 1 to `max` bytes and returns their number. Returns 0 if no bytes are available at once.
+   */
   takeNow(max: number): number;
   /**
-   * Waits for a grant. Resolves to its size, 1 to `max` bytes, or to 0 once the signal has aborted.
-   * Only one call at a time.
+   * Waits until bytes are available. Resolves to the number of granted bytes, 1 to `max`. Resolves
+   * to 0 when `signal` aborts. Only one call may be pending at a time.
    *
-   * @param max bytes requested, at least 1
+   * @param max maximum number of bytes to grant, at least 1
    */
   take(max: number, signal: AbortSignal): Promise<number>;
   /**
-   * Waits until all of `bytes` are granted. Also resolves when the signal aborts, and then returns
-   * the granted bytes to the limiter; the caller must check the signal.
+   * Waits until the limiter has granted `bytes` bytes in total. If `signal` aborts before, returns
+   * the bytes granted so far to the limiter, and resolves all the same; the caller must check the
+   * signal.
    */
   takeAll(bytes: number, signal: AbortSignal): Promise<void>;
-  /** Returns granted bytes that are not sent after all, so that waiting flows get them. */
+  /**
+   * Returns granted bytes that the flow does not send to the limiter, so that other flows can use
+   * them.
+   */
   giveBack(bytes: number): void;
 }
 
 /** Call of {@link Flow.take} that waits for its grant. */
 interface PendingTake {
-  /** Sequence number of its flow; lower is older. */
+  /** Sequence number of the flow that called `take`. An older flow has a lower number. */
   readonly age: number;
   readonly share: Share;
   /** Maximum size of the grant, in bytes. */
   readonly max: number;
-  /** Time at which the wait started, in ms on the clock. */
+  /** Time of the call, in ms on the monotonic clock of the limiter. */
   readonly since: number;
   grant(bytes: number): void;
 }
 
-/** Fair-queueing state of one payer. */
+/**
+ * State of one payer for start-time fair queueing. A payer is a party that shares the rate equally
+ * with others, such as a client's network.
+ */
 interface Share {
-  /** Virtual time of the payer, in bytes granted. The payer with the lowest one is served next. */
+  /**
+   * Virtual time of the payer, in granted bytes. Of the payers with waiting flows, the payer with
+   * the lowest virtual time gets the next grant.
+   */
   granted: number;
   readonly waiting: Set<PendingTake>;
 }
 
 /**
- * Token bucket that grants bytes at a steady rate, with a burst of up to one second's worth after a
- * pause. A flow belongs to a payer; payers are compared by identity.
+ * Token bucket that grants bytes at a steady rate. After a pause, it grants up to one second's
+ * bytes in a burst. Each flow belongs to a payer, such as a client's network. Payers are compared
+ * by identity (`Map` keys).
  *
  * When flows have to wait:
- * - Payers get equal shares, in bytes: the next grant goes to the payer that was granted least
- *   since it began to wait (start-time fair queueing, https://doi.org/10.1109/90.649569).
- * - Among the flows of one payer, the oldest is served first. With equal shares, each flow would
- *   take as long as all of them together. At a low rate none would then meet the receiver's
- *   deadline.
- * - Every other flow gets a keep-alive grant of a few bytes after a second, so that no receiver
- *   mistakes the wait for a stall. With many flows or a low rate the interval is longer. It is at
- *   most 20 s while the rate is at least one byte in 10 s for each flow.
+ * - Each payer gets an equal share, in bytes. The next grant goes to the payer that has been
+ *   granted the fewest bytes since its flows began to wait (start-time fair queueing,
+ *   https://doi.org/10.1109/90.649569).
+ * - Of the flows of one payer, the oldest is served first. If they had equal shares, each flow
+ *   would take as long as all of them together. At a low rate, all of them would then miss the
+ *   receiver's time limit.
+ * - Every other waiting flow gets a keep-alive grant of a few bytes after a second, so that its
+ *   receiver does not assume a stall. With many flows or a low rate, the interval is longer. It is
+ *   at most 20 s if the rate is at least one byte in 10 s for each flow.
  */
 export class RateLimiter {
   readonly #clock: Clock;
-  /** Rate in bytes/s. */
+  /** Rate of the limiter, in bytes/s. */
   readonly rate: number;
-  /** Available bytes, in thousandths of a byte: each millisecond then earns an integer. */
+  /**
+   * Number of available bytes, in thousandths of a byte. A millisecond then adds an integer, equal
+   * to the rate in bytes/s.
+   */
   #credit: number;
-  /** Time up to which {@link #credit} has been earned, in ms. */
+  /** Time on the clock, in ms, up to which {@link #credit} includes the earned bytes. */
   #earnedAt: number;
   readonly #shares = new Map<unknown, Share>();
-  /** Pending takes of all payers, the longest waiting first. */
+  /** Pending calls of `take` of all payers, in the order of the calls. */
   readonly #waiting = new Set<PendingTake>();
-  /** Number of flows so far. */
+  /** Number of flows that were created so far. */
   #flows = 0;
-  /** Virtual time: `granted` of the payer served last, before that grant. */
+  /** Virtual time of the limiter: that of the payer served last, before its last grant. */
   #virtualTime = 0;
   #timer: Timer | undefined;
   #waitedAt = Number.NEGATIVE_INFINITY;
 
-  /** @throws `InvalidArgument` unless `bytesPerSecond` is a positive integer */
+  /** @throws `InvalidArgument` if `bytesPerSecond` is not a positive integer */
   constructor(bytesPerSecond: number, clock: Clock) {
     requireInteger("bytes per second", bytesPerSecond, 1, Number.MAX_SAFE_INTEGER);
     this.#clock = clock;
@@ -102,17 +130,18 @@ export class RateLimiter {
   }
 
   /**
-   * Latest time at which a flow was waiting, in ms on the clock; the current time while one waits.
-   * Negative infinity if none has waited yet.
+   * Latest time at which a flow waited for a grant, in ms on the limiter's monotonic clock. It is
+   * the current time while a flow waits, and negative infinity if no flow has waited yet.
    */
   get waitedAt(): number {
     return this.#waiting.size > 0 ? this.#clock.now() : this.#waitedAt;
   }
 
   /**
-   * Starts a flow.
+   * Creates a flow.
    *
-   * @param payer payer whose share the flow uses. Default: one shared by all flows without a payer
+   * @param payer party whose share of the rate the flow uses. Default: a payer that all flows
+   * without this argument share
    */
   flow(payer: unknown = ""): Flow {
     const age = this.#flows++;
@@ -172,7 +201,10 @@ export class RateLimiter {
     });
   }
 
-  /** Serves pending takes from the available credit, and sets a timer for the next one. */
+  /**
+   * Grants the available bytes to the pending calls of `take`. If calls remain, sets a timer for
+   * the time at which the next grant is available.
+   */
   #serve(): void {
     this.#timer?.cancel();
     this.#timer = undefined;
@@ -195,8 +227,9 @@ export class RateLimiter {
   }
 
   /**
-   * Selects the next take to serve, and the size of its grant. A keep-alive grant ignores the order
-   * of the payers; then `inTurn` is false.
+   * Selects the pending call of `take` to serve next, and the size of its grant in bytes.
+   *
+   * A keep-alive grant ignores the order of the payers; `inTurn` is then false.
    */
   #next():
     | { readonly pending: PendingTake; readonly bytes: number; readonly inTurn: boolean }
@@ -215,7 +248,10 @@ export class RateLimiter {
     return { pending, bytes: Math.min(pending.max, this.#grantSize()), inTurn: true };
   }
 
-  /** Returns the share of the waiting payer with the lowest virtual time. */
+  /**
+   * Returns the share of the payer with the lowest virtual time among the payers with waiting
+   * flows. Returns undefined if no flow waits.
+   */
   #nextShare(): Share | undefined {
     let next: Share | undefined;
     for (const [payer, share] of this.#shares) {
@@ -241,7 +277,7 @@ export class RateLimiter {
     return share;
   }
 
-  /** Returns the size of one grant in turn, in bytes. */
+  /** Returns the maximum size of a regular grant, in bytes. */
   #grantSize(): number {
     return Math.max(
       Math.ceil(this.rate / GRANTS_PER_SECOND),
@@ -249,7 +285,7 @@ export class RateLimiter {
     );
   }
 
-  /** Returns the wait after which a flow gets a keep-alive grant, in ms. */
+  /** Returns the time in ms that a flow waits before it gets a keep-alive grant. */
   #keepAliveInterval(): number {
     const flows = this.#waiting.size;
     const seconds = Math.max(
@@ -259,7 +295,10 @@ export class RateLimiter {
     return Math.min(MAX_KEEP_ALIVE_MS, Math.max(MIN_KEEP_ALIVE_MS, seconds * 1000));
   }
 
-  /** Returns the size of a keep-alive grant, in bytes: all of them take a 16th of the rate. */
+  /**
+   * Returns the maximum size of a keep-alive grant, in bytes. All keep-alive grants together use
+   * 1/16 of the rate.
+   */
   #keepAliveSize(): number {
     const share =
       (this.rate * this.#keepAliveInterval()) / 1000 / KEEP_ALIVE_SHARE / this.#waiting.size;
@@ -267,8 +306,8 @@ export class RateLimiter {
   }
 
   /**
-   * Adds the credit earned since the last call. Does not cap it at a second's worth: while a flow
-   * waits, a timer may be late.
+   * Adds the bytes earned since the last call to the available bytes. Does not limit the sum to one
+   * second's bytes: while a flow waits, a late timer must not reduce the rate.
    */
   #earn(): void {
     const now = this.#clock.now();

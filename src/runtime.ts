@@ -1,19 +1,24 @@
 import { type HasherFactory, portableHashers } from "./digest/hasher.ts";
 
-/** Pending timer. */
+/** Handle of a timer that has not fired yet. */
 export interface Timer {
-  /** Cancels the timer: its callback no longer runs. Idempotent. */
+  /**
+   * Cancels the timer, so that its callback does not run. Idempotent; does nothing after the
+   * callback.
+   */
   cancel(): void;
 }
 
-/** Source of time and timers. The core receives it as a parameter, so that tests control time. */
+/**
+ * Provides the time and timers. The core receives a clock as a parameter, so tests can replace it.
+ */
 export interface Clock {
-  /** Returns a monotonic time in ms; its origin is arbitrary. */
+  /** Returns the time in ms on a monotonic clock, counted from an arbitrary point. */
   now(): number;
   /**
    * Calls `callback` once, after `milliseconds`.
    *
-   * @param options `background` true: the timer does not keep the process alive. Default false
+   * @param options `background`: true if the timer must not keep the process alive. Default false
    */
   setTimer(
     callback: () => void,
@@ -22,20 +27,26 @@ export interface Clock {
   ): Timer;
 }
 
-/** Services that the core needs from its runtime, besides transports. */
+/** Services that the core needs from its runtime, in addition to transports. */
 export interface Runtime {
-  /** Time and timers. */
+  /** Clock that provides the time and timers. */
   readonly clock: Clock;
-  /** Fills `bytes` with random bytes and returns it. */
+  /** Fills `bytes` with cryptographically secure random bytes and returns it. */
   random(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer>;
-  /** Hash functions by algorithm. Each runtime's entry point supplies native ones. */
+  /**
+   * Function that creates a hasher for an algorithm. The entry point of each runtime supplies
+   * native hash functions.
+   */
   readonly hashers: HasherFactory;
 }
 
-/** Longest delay of `setTimeout`, in ms. It fires longer ones at once, so they run in steps. */
+/**
+ * Maximum delay of `setTimeout`, in ms. `setTimeout` fires at once for a longer delay, so the clock
+ * divides longer delays into steps.
+ */
 const MAX_TIMEOUT_MS = 0x7fffffff;
 
-/** System clock: `performance.now` and `setTimeout`. */
+/** Clock of the system, based on `performance.now` and `setTimeout`. */
 export const systemClock: Clock = {
   now: () => performance.now(),
   setTimer(callback, milliseconds, options): Timer {
@@ -54,7 +65,9 @@ export const systemClock: Clock = {
   },
 };
 
-/** Runtime for any web-standard JavaScript engine. */
+/**
+ * Runtime services that need only web-standard functions, so they work in any JavaScript engine.
+ */
 export const portableRuntime: Runtime = {
   clock: systemClock,
   random: (bytes) => crypto.getRandomValues(bytes),

@@ -7,8 +7,8 @@ import { check, isSection, type Problem, show, valueAt } from "./values.ts";
 export type { Config, MutualTlsFiles } from "./sections.ts";
 
 /**
- * Values for some keys of a configuration. `source` says where a value was set, such as the name of
- * a file, a command-line flag or a function call.
+ * Values for some keys of a configuration. For each value, `source` names the file, command-line
+ * flag or function call that set it.
  */
 export type ConfigLayer = ReadonlyMap<
   ConfigKey,

@@ -4,40 +4,49 @@ import type { Clock } from "../runtime.ts";
 import { type Address, formatAddress } from "./address.ts";
 import { runStaggered, type Setback } from "./staggered-race.ts";
 
-/** Connection Attempt Delay, in ms; the value that RFC 8305 recommends (section 8). */
+/**
+ * Delay between the starts of two connection attempts, in ms. RFC 8305 recommends this value
+ * (section 8, Connection Attempt Delay).
+ */
 export const ATTEMPT_DELAY_MS = 250;
-/** Maximum number of addresses that a dial tries; a name server may list any number. */
+/**
+ * Maximum number of addresses of a host name that are dialled. Further addresses from the name
+ * server are ignored.
+ */
 export const MAX_ADDRESSES = 16;
 
 /** Options of {@link dialAddresses}. */
 export interface AddressDial<T> {
-  /** Peer with its unresolved host name; supplies the port, and the name for messages. */
+  /** Address of the peer with its host name. Supplies the port, and the name for error messages. */
   readonly remote: Address;
-  /** IP addresses of the host, in the order of the resolver (RFC 6724). */
+  /** IP addresses of the host name, in the order in which the resolver returned them (RFC 6724). */
   readonly addresses: readonly string[];
   readonly clock: Clock;
-  /** Aborts all attempts. */
+  /** Aborts all connection attempts. */
   readonly signal: AbortSignal | undefined;
   /**
-   * Dials one address. `only` is true when there is no other; only then may it resolve before the
-   * peer has answered. Rejects when the signal aborts.
+   * Starts a connection attempt to one IP address. Must reject when `signal` aborts.
+   *
+   * @param only true if the host name has no other address. Only then may the promise resolve
+   * before the peer has answered, as with 0-RTT
    */
   dial(address: string, signal: AbortSignal | undefined, only: boolean): Promise<T>;
-  /** Closes a connection that was established after another one had won. */
+  /** Closes a connection that was established after another connection attempt had succeeded. */
   discard(result: T): void;
 }
 
 /**
- * Dials the addresses in turn, families interleaved. Starts the next attempt when one fails or
- * after {@link ATTEMPT_DELAY_MS}. The first connection wins; the other attempts are aborted.
+ * Dials the IP addresses of a host name in turn, IPv6 and IPv4 alternating. Starts the next attempt
+ * when an attempt fails, or {@link ATTEMPT_DELAY_MS} after the previous start. Resolves to the
+ * first connection that is established, and aborts the other attempts.
  *
- * When all attempts fail, the message lists each failure, and the code is the most informative one.
- * The cause is an `AggregateError` of all. These end all attempts at once:
+ * If all attempts fail, rejects with the most informative error code. The message lists each
+ * failure, and the cause is an `AggregateError` of them. Some events end all attempts at once:
  *
- * - the signal, with `Aborted` or its reason
- * - an error outside of the network, such as `InvalidArgument`
- * - `HandshakeFailed`, which would otherwise stay hidden behind a silent address until the connect
- *   timeout
+ * - `signal` aborts: rejects with its reason if that is a `VortexError`, else with `Aborted`
+ * - an attempt fails for a reason outside of the network, such as `InvalidArgument`
+ * - an attempt fails with `HandshakeFailed`; without this rule, the connect timeout of another,
+ *   silent address would hide that error
  */
 export async function dialAddresses<T>(options: AddressDial<T>): Promise<T> {
   const { remote, clock, signal, dial, discard } = options;
@@ -69,8 +78,8 @@ export async function dialAddresses<T>(options: AddressDial<T>): Promise<T> {
 }
 
 /**
- * Returns the addresses with IPv6 and IPv4 alternating, starting with the family of the first one
- * (RFC 8305, section 4). Keeps the order within a family and drops duplicates.
+ * Returns the addresses with IPv6 and IPv4 alternating, starting with the family of the first
+ * address (RFC 8305, section 4). Addresses of one family stay in their order. Removes duplicates.
  */
 export function interleaveFamilies(addresses: readonly string[]): string[] {
   const [first = ""] = addresses;
@@ -88,7 +97,10 @@ function isIPv6(address: string): boolean {
   return address.includes(":");
 }
 
-/** Most informative codes, in order: a peer answered, a host answered, nothing answered. */
+/**
+ * Error codes from the most to the least informative. The first code means that a peer answered,
+ * the second that a host answered, the third that nothing answered.
+ */
 const informative: readonly ErrorCode[] = [
   "ProtocolNotSupported",
   "ConnectionRefused",

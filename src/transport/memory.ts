@@ -16,12 +16,12 @@ import {
   type Transport,
 } from "./transport.ts";
 
-/** Flow control window of one direction of a stream, in bytes. */
+/** Flow control window of each direction of a stream, in bytes. */
 const WINDOW_BYTES = 64 * 1024;
 
 /**
  * Transport within one process, for tests and for programs that are server and client at once. It
- * reaches only the listeners of the same instance. It is also the reference implementation of the
+ * connects only to listeners of the same instance. It is also the reference implementation of the
  * contract in `transport.ts`.
  */
 export class MemoryTransport implements Transport {
@@ -64,7 +64,7 @@ class MemoryListener implements Listener {
   readonly address: Address;
   readonly fingerprint: undefined;
   readonly #options: ListenOptions;
-  /** Removes the listener from its transport. */
+  /** Removes the listener from the table of its transport, which frees the address. */
   readonly #unregister: () => void;
   readonly #incoming = new AsyncQueue<Connection>();
   readonly #connections = new Set<MemoryConnection>();
@@ -118,12 +118,15 @@ class MemoryConnection implements Connection {
   readonly closed: Promise<CloseInfo>;
   readonly #incoming = new AsyncQueue<ByteStream>();
   readonly #streams = new Set<MemoryStream>();
-  /** Maximum number of concurrent streams opened by this side. */
+  /** Maximum number of concurrent streams that this side may open. */
   readonly #maxStreams: number;
-  /** Wakes the calls of `openStream` that wait for credit. */
+  /**
+   * Callbacks that wake the calls of `openStream` waiting for stream credit, in the order of the
+   * calls.
+   */
   readonly #waiting: (() => void)[] = [];
   #opened = 0;
-  /** True from the call of `close()` on: no new streams. */
+  /** True after a call of `close()`. `openStream` then rejects. */
   #closing = false;
   #peer: MemoryConnection = this;
   #resolveClosed: (info: CloseInfo) => void = () => {};
@@ -261,21 +264,27 @@ class MemoryStream implements ByteStream {
     };
   }
 
-  /** Fails the reads and writes of this side. The peer fails its ends of the pipes separately. */
+  /**
+   * Rejects the reads and writes on this side with `error`. The caller must call it on the peer's
+   * stream too.
+   */
   fail(error: VortexError): void {
     this.#input.close({ read: error });
     this.output.close({ write: error });
   }
 }
 
-/** One direction of a stream: a queue of chunks between a writer and a reader. */
+/** One direction of a stream: a queue of chunks from a writer to a reader. */
 class MemoryPipe {
-  /** Resolves when the reader has read the end, or either side has given the direction up. */
+  /**
+   * Resolves when the reader has reached the end, or either side has cancelled or aborted this
+   * direction.
+   */
   readonly finished: Promise<void>;
-  /** True once the writer has ended the direction. */
+  /** True after the writer has called `end()`. */
   ended = false;
   #chunks: Uint8Array[] = [];
-  /** Bytes in {@link #chunks}. */
+  /** Total length of the chunks in {@link #chunks}, in bytes. */
   #unread = 0;
   #readError: VortexError | undefined;
   #writeError: VortexError | undefined;
@@ -347,8 +356,9 @@ class MemoryPipe {
   }
 
   /**
-   * Fails the reader, the writer or both with the given errors, and drops unread chunks. Without
-   * effect on a direction that was ended and read completely.
+   * Discards unread chunks. Later reads reject with `errors.read` and later writes with
+   * `errors.write`, if set. Does nothing if the writer has ended this direction and the reader has
+   * read all chunks.
    */
   close(errors: { readonly read?: VortexError; readonly write?: VortexError }): void {
     if (this.ended && this.#chunks.length === 0) {

@@ -3,41 +3,45 @@ import { formatAddress, parseAddress } from "./address.ts";
 import { type Protocol, protocols } from "./protocol.ts";
 
 /**
- * Addresses of a peer by protocol, each `host:port`. A protocol without an address is not tried.
+ * Addresses of one peer, each in the form `host:port`. A downloader does not try a protocol without
+ * an address.
  */
 export interface PeerAddresses {
-  /** Address of Vortex over QUIC (UDP); port 4006 at stock peers. */
+  /** Address of the peer's Vortex server over QUIC (UDP). Stock Dragonfly peers use port 4006. */
   readonly quic?: string;
-  /** Address of Vortex over TCP; port 4005 at stock peers. */
+  /** Address of the peer's Vortex server over TCP. Stock Dragonfly peers use port 4005. */
   readonly tcp?: string;
-  /** Address of the Dragonfly API over gRPC; port 4000 at stock peers. */
+  /** Address of the peer's gRPC server. Stock Dragonfly peers use port 4000. */
   readonly grpc?: string;
 }
 
 /**
- * Address of a peer. A string `host:port` is the address for the protocol of the downloader; for
- * `auto` and `hybrid` see {@link addressesOf}. An object has a separate address for each protocol,
- * and works with any downloader.
+ * Address of a peer, as text in the form `host:port` or as an object. Text is the address for the
+ * protocol of the downloader; for the protocols `auto` and `hybrid` see {@link addressesOf}. An
+ * object has a separate address for each protocol, and works with every downloader.
  */
 export type PeerAddress = string | PeerAddresses;
 
-/** Port of a peer for each protocol. */
+/** Port for each protocol of a peer. */
 export type ProtocolPorts = Readonly<Record<Protocol, number>>;
 
 /**
  * Default ports of stock Dragonfly: `storage.server.quicPort`, `storage.server.tcpPort` and
- * `upload.server.port`.
+ * `upload.server.port` in `dfdaemon.yaml`.
  */
 export const stockPorts: ProtocolPorts = { quic: 4006, tcp: 4005, grpc: 4000 };
 
 /**
- * Returns the address of a peer for each protocol, in normal form.
+ * Returns the addresses of a peer for each protocol, with each address in the form of
+ * {@link formatAddress}.
  *
- * A string whose port is one of `ports` stands for a peer that serves every protocol at its usual
- * port. Any other port is used for every protocol, because it is unknown which one is served there.
+ * If `addr` is text and its port is one of `ports`, the peer is assumed to serve each protocol at
+ * its port in `ports`. Text with another port is the address for every protocol, because it is
+ * unknown which protocol the peer serves there.
  *
  * @param ports usual port of each protocol
- * @throws `InvalidArgument` for an invalid address, or an object without addresses
+ * @throws `InvalidArgument` if an address is not in the form `host:port`, or an object has no
+ * address
  */
 export function addressesOf(addr: PeerAddress, ports: ProtocolPorts): PeerAddresses {
   if (typeof addr !== "string") return parsed(addr);
@@ -49,10 +53,10 @@ export function addressesOf(addr: PeerAddress, ports: ProtocolPorts): PeerAddres
 }
 
 /**
- * Returns the address of a peer for one protocol. A string is returned as it is; an address from an
- * object is returned in normal form.
+ * Returns the address of a peer for one protocol. Text is returned unchanged; an address from an
+ * object is returned in the form of {@link formatAddress}.
  *
- * @throws `InvalidArgument` for an invalid address, or an object without one for the protocol
+ * @throws `InvalidArgument` if an object has no address for `protocol`, or a malformed address
  */
 export function addressFor(addr: PeerAddress, protocol: Protocol): string {
   if (typeof addr === "string") return addr;
@@ -65,9 +69,10 @@ export function addressFor(addr: PeerAddress, protocol: Protocol): string {
 }
 
 /**
- * Returns the name of a peer for messages and maps: its first address.
+ * Returns the name of a peer for error messages and as a map key. The name is its QUIC address; if
+ * absent, its TCP address; if absent, its gRPC address.
  *
- * @throws `InvalidArgument` if there is no address
+ * @throws `InvalidArgument` if all addresses are absent
  */
 export function nameOf({ quic, tcp, grpc }: PeerAddresses): string {
   const name = quic ?? tcp ?? grpc;

@@ -1,32 +1,37 @@
 import { VortexError } from "../errors.ts";
 
-/** Protocol that transfers pieces: the Vortex protocol over QUIC or TCP, or the API over gRPC. */
+/**
+ * Protocol for transferring pieces: Vortex over QUIC, Vortex over TCP, or the Dragonfly API over
+ * gRPC.
+ */
 export type Protocol = "quic" | "tcp" | "grpc";
 
 /**
- * Protocol option of a downloader: one protocol; `auto`, the best one for each peer; or `hybrid`,
- * several at once for each task.
+ * Protocol option of a downloader. A {@link Protocol} uses only that protocol.
+ *
+ * - `auto` selects a protocol for each peer: at first one that works, later the fastest.
+ * - `hybrid` uses several protocols at once for each task.
  */
 export type ProtocolChoice = Protocol | "auto" | "hybrid";
 
-/** Protocol that is not used with a peer, and the reason. */
+/** Protocol that a downloader does not use with a peer, and the reason. */
 export interface LeftOutProtocol {
-  /** Protocol that is not used. */
+  /** Protocol that the downloader does not use. */
   readonly protocol: Protocol;
-  /** Human-readable reason, in one line. */
+  /** Reason as one line of text for people. */
   readonly reason: string;
 }
 
-/** All protocols, starting with the default of stock Dragonfly. */
+/** All values of {@link Protocol}. The first is the default protocol of stock Dragonfly. */
 export const protocols: readonly Protocol[] = ["tcp", "quic", "grpc"];
 
 /** All values of {@link ProtocolChoice}. */
 export const protocolChoices: readonly ProtocolChoice[] = [...protocols, "auto", "hybrid"];
 
 /**
- * Returns `value` as a {@link ProtocolChoice}.
+ * Returns `value` unchanged if it is a {@link ProtocolChoice}.
  *
- * @throws `InvalidArgument` unless `value` is one of {@link protocolChoices}
+ * @throws `InvalidArgument` if `value` is not one of {@link protocolChoices}
  */
 export function requireProtocolChoice(value: unknown): ProtocolChoice {
   const found = protocolChoices.find((choice) => choice === value);

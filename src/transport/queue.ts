@@ -1,10 +1,16 @@
-/** Unbounded queue, filled from events and drained by one `for await` loop. */
+/**
+ * Unbounded first-in, first-out queue. Event callbacks add items, and one `for await` loop removes
+ * them.
+ */
 export class AsyncQueue<T> implements AsyncIterable<T> {
   #items: T[] = [];
   #ended = false;
   #wake: (() => void) | undefined;
 
-  /** Adds an item. Returns false, without adding it, once the queue has ended. */
+  /**
+   * Adds an item to the end of the queue. Returns false and drops the item if {@link end} was
+   * called, or the loop was left.
+   */
   push(item: T): boolean {
     if (this.#ended) return false;
     this.#items.push(item);
@@ -12,7 +18,10 @@ export class AsyncQueue<T> implements AsyncIterable<T> {
     return true;
   }
 
-  /** Ends the queue: the loop finishes after the items that are queued. Idempotent. */
+  /**
+   * Ends the queue. The `for await` loop still receives the queued items, then finishes.
+   * Idempotent.
+   */
   end(): void {
     this.#ended = true;
     this.#wake?.();

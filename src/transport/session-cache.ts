@@ -1,32 +1,35 @@
-/** Default number of peers in a {@link SessionCache}. */
+/** Default maximum number of peers in a {@link SessionCache}. */
 const DEFAULT_CAPACITY = 1024;
 /**
- * Maximum length of a session, in bytes. A ticket that contains a certificate chain has a few KiB.
+ * Maximum length of a serialised TLS session, in bytes. A session ticket that contains a
+ * certificate chain has a few KiB.
  */
 const MAX_SESSION_BYTES = 64 * 1024;
 
 /**
- * LRU cache of TLS sessions by peer, for 0-RTT (RFC 8446, section 2.2).
+ * Cache of TLS sessions by peer address, for session resumption and 0-RTT (RFC 8446, section 2.2).
+ * When it is full, evicts the least recently stored session.
  *
- * A cache must only be used with one set of trust options. A resumed session skips certificate
- * verification, because the peer was verified when the session was established.
+ * Clients with different trust options must use different caches. Resumption skips the verification
+ * of the peer's certificate, so it must have been verified with the same options before.
  *
- * Each session is used once: reuse would let an observer link the connections of a client (RFC
- * 8446, appendix C.4). Each connection supplies new sessions.
+ * Each session is used once, because an observer could link connections that use the same session
+ * ticket (RFC 8446, appendix C.4). The peer sends new sessions on each connection.
  */
 export class SessionCache {
   readonly #capacity: number;
-  /** Sessions by address, the least recently stored first. */
+  /** Sessions by peer address, the least recently stored session first. */
   readonly #sessions = new Map<string, Uint8Array>();
 
-  /** @param capacity maximum number of peers, at least 1; default 1,024 */
+  /** @param capacity maximum number of peers, at least 1. Default 1,024 */
   constructor(capacity: number = DEFAULT_CAPACITY) {
     this.#capacity = capacity;
   }
 
   /**
-   * Stores a session of the peer in place of an earlier one. Evicts the least recently stored
-   * session beyond the capacity. Ignores empty sessions and those over 64 KiB.
+   * Stores the TLS session of a peer, in place of an earlier session with that peer. If the cache
+   * is full, evicts the least recently stored session. Ignores empty sessions and sessions over 64
+   * KiB.
    */
   put(addr: string, session: Uint8Array): void {
     if (session.length === 0 || session.length > MAX_SESSION_BYTES) return;
@@ -37,7 +40,10 @@ export class SessionCache {
     if (oldest !== undefined) this.#sessions.delete(oldest);
   }
 
-  /** Removes and returns the session of the peer; undefined if there is none. */
+  /**
+   * Removes the session of a peer from the cache and returns it. Returns undefined if the cache has
+   * no session for the peer.
+   */
   take(addr: string): Uint8Array | undefined {
     const session = this.#sessions.get(addr);
     this.#sessions.delete(addr);

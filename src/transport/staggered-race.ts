@@ -2,20 +2,24 @@ import { VortexError } from "../errors.ts";
 import { onAbort } from "../on-abort.ts";
 import type { Clock, Timer } from "../runtime.ts";
 
-/** Action that the caller must take after an event of a {@link StaggeredRace}. */
+/** Action that a {@link StaggeredRace} requests from its caller after an event. */
 export type RaceStep =
-  /** Start the attempt. Unless it is the last one, restart the delay. */
+  /**
+   * Start the attempt with this number. If `last` is false, also restart the timer for the delay.
+   */
   | { readonly type: "start"; readonly attempt: number; readonly last: boolean }
-  /** Do nothing. */
+  /** Do nothing until the next event. */
   | { readonly type: "wait" }
-  /** Report failure: all attempts have started, and all have failed. */
+  /** Report failure to the user: all attempts have started and failed. */
   | { readonly type: "exhausted" };
 
 const WAIT: RaceStep = { type: "wait" };
 
 /**
- * State machine of Happy Eyeballs (RFC 8305, section 5), without I/O or clock. Attempts are
- * numbered from 0 and start in turn: the next one starts when one fails or the delay is over.
+ * State machine of Happy Eyeballs (RFC 8305, section 5): starts attempts one after another, until
+ * an attempt succeeds. The next attempt starts when an attempt fails, or when a delay has passed.
+ * The class performs no I/O and has no timer; the caller reports events to it. Attempts are
+ * numbered from 0.
  */
 export class StaggeredRace {
   readonly #attempts: number;
@@ -23,17 +27,20 @@ export class StaggeredRace {
   #next = 0;
   #over = false;
 
-  /** @param attempts number of attempts, at least 1 */
+  /** @param attempts maximum number of attempts, at least 1 */
   constructor(attempts: number) {
     this.#attempts = attempts;
   }
 
-  /** True once an attempt has won, or the race was stopped or exhausted. */
+  /** True once an attempt has succeeded, all attempts have failed, or {@link stop} was called. */
   get over(): boolean {
     return this.#over;
   }
 
-  /** Handles the start of the race or the end of the delay: starts the next attempt, if any. */
+  /**
+   * Starts the next attempt, if there is one. The caller calls it once at the beginning, and
+   * whenever the delay after the latest start has passed.
+   */
   advance(): RaceStep {
     if (this.#over || this.#next === this.#attempts) return WAIT;
     const attempt = this.#next++;
@@ -41,7 +48,10 @@ export class StaggeredRace {
     return { type: "start", attempt, last: this.#next === this.#attempts };
   }
 
-  /** Handles the failure of an attempt: starts the next one, or ends the race after the last. */
+  /**
+   * Records that an attempt has failed, and starts the next attempt. If all attempts have failed,
+   * returns the step `exhausted`.
+   */
   failed(attempt: number): RaceStep {
     this.#running.delete(attempt);
     if (this.#over || this.#next < this.#attempts) return this.advance();
@@ -51,70 +61,96 @@ export class StaggeredRace {
   }
 
   /**
-   * Handles the success of an attempt. Returns the other running attempts, which must be aborted.
+   * Records that an attempt has succeeded, which ends the race. Returns the numbers of the other
+   * running attempts; the caller must abort them.
    */
   won(attempt: number): readonly number[] {
     this.#running.delete(attempt);
     return this.stop();
   }
 
-  /** Cancels the race. Returns the running attempts, which must be aborted. */
+  /**
+   * Stops the race: no further attempt starts. Returns the numbers of the running attempts; the
+   * caller must abort them.
+   */
   stop(): readonly number[] {
     this.#over = true;
     return [...this.#running];
   }
 }
 
-/** Setback of a candidate: its attempt failed, or did not settle before the delay was over. */
+/**
+ * Candidate of a staggered race whose attempt has failed, or was still running when the next
+ * attempt started.
+ */
 export interface Setback<C> {
   readonly candidate: C;
-  /** Error of the attempt; undefined if it had not settled. */
+  /** Error of the failed attempt; undefined if the attempt was still running. */
   readonly error: VortexError | undefined;
 }
 
-/** Options of {@link runStaggered}: candidates of type `C`, a result of type `T`. */
+/**
+ * Options of {@link runStaggered}. `C` is the type of a candidate, such as an address, and `T` the
+ * type of the result, such as a connection.
+ */
 export interface StaggeredRaceOptions<C, T> {
-  /** Candidates, in the order in which they start; at least one. */
+  /** Candidates in the order in which their attempts start; at least one. */
   readonly candidates: readonly C[];
-  /** Head start of a candidate before the next one, in ms. */
+  /** Time in ms after the start of an attempt at which the attempt of the next candidate starts. */
   readonly delay: number;
   readonly clock: Clock;
-  /** Aborts the race and all its attempts. */
+  /** Ends the race and aborts all its attempts. */
   readonly signal: AbortSignal | undefined;
-  /** Returns the error for the race and its attempts when `signal` aborts. */
+  /**
+   * Creates the error for {@link signal} after it has aborted. {@link runStaggered} rejects with
+   * this error, and aborts the running attempts with it.
+   */
   aborted(signal: AbortSignal): VortexError;
-  /** Returns the abort reason of the other attempts when `candidate` wins. */
+  /**
+   * Creates the reason with which the other running attempts are aborted when `candidate` succeeds.
+   */
   beatenBy(candidate: C): VortexError;
   /**
-   * Starts an attempt. `setbacks` lists those of other candidates so far. After its signal aborts,
-   * the result goes to `discard`, and an error is dropped.
+   * Starts the attempt of a candidate. When `signal` aborts, the attempt must end. If it still
+   * succeeds, its result is passed to {@link discard}; if it fails, its error is ignored.
+   *
+   * @param setbacks other candidates that have failed or were too slow so far
    */
   run(candidate: C, signal: AbortSignal, setbacks: readonly Setback<C>[]): Promise<T>;
-  /** Returns true for an error that ends the race, because other candidates would not help. */
+  /**
+   * Returns true if an attempt that fails with `error` ends the race, because the other candidates
+   * would fail too.
+   */
   isFinal(error: VortexError): boolean;
-  /** Releases a result that arrived after the race was over. */
+  /** Releases the result of an attempt that succeeded after the race was over. */
   discard(result: T): void;
-  /** Called when an aborted attempt has settled. */
+  /** Called when an attempt has ended after the race was over. Default: no callback. */
   onLost?(candidate: C): void;
 }
 
-/** Outcome of a race. */
+/** Outcome of a staggered race. */
 export type RaceOutcome<C, T> =
-  /** The candidate won; `setbacks` lists those before its start. */
+  /**
+   * The attempt of `candidate` succeeded with `result`. `setbacks` lists the candidates that had
+   * failed or were too slow before it started.
+   */
   | { readonly candidate: C; readonly setbacks: readonly Setback<C>[]; readonly result: T }
-  /** The candidate failed with a final error. */
+  /** The attempt of `candidate` failed with an error that ends the race, see `isFinal`. */
   | {
       readonly candidate: C;
       readonly setbacks: readonly Setback<C>[];
       readonly error: VortexError;
     }
-  /** All candidates failed. */
+  /** The attempts of all candidates failed. */
   | { readonly setbacks: readonly Setback<C>[] };
 
 /**
- * Runs a {@link StaggeredRace}, with a separate signal for each attempt. Resolves when one
- * succeeds, when one fails with a final error, or when all have failed. Rejects when `signal`
- * aborts. After it settles, no attempt starts, and `signal` has no listener left.
+ * Runs Happy Eyeballs (RFC 8305) over any kind of attempt: starts the attempts of the candidates
+ * one after another, see {@link StaggeredRace}. Each attempt receives a separate abort signal.
+ *
+ * Resolves when an attempt succeeds, when one fails with an error that ends the race, or when all
+ * have failed. Rejects when `signal` aborts. Afterwards, no further attempt starts, and `signal`
+ * has no event listener of this call.
  */
 export function runStaggered<C, T>(
   options: StaggeredRaceOptions<C, T>,
@@ -127,7 +163,10 @@ export function runStaggered<C, T>(
     const setbacks: Setback<C>[] = [];
     let timer: Timer | undefined;
 
-    /** Aborts the losers, and releases the timer and the subscription. */
+    /**
+     * Stops the timer, removes the listener of `signal`, and aborts the attempts `losers` with
+     * `reason`.
+     */
     const finish = (losers: readonly number[], reason: VortexError | undefined): void => {
       timer?.cancel();
       unsubscribe?.();

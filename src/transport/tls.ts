@@ -1,89 +1,107 @@
 /**
- * TLS options of a client. By default, the peer's certificate must be valid for its host name and
- * issued by a certificate authority that the runtime trusts.
+ * TLS options of a client. By default, the server's certificate must be valid for its host name,
+ * and issued by a certificate authority that the runtime trusts.
  */
 export interface TlsClientOptions {
-  /** Certificate authorities to trust instead of the runtime's, PEM. Default: the runtime's. */
+  /**
+   * Certificates of the authorities to trust in place of those that the runtime trusts, PEM.
+   * Default: the authorities of the runtime.
+   */
   readonly ca?: string;
   /**
-   * SHA-256 fingerprints of acceptable leaf certificates, hex with or without colons. One must
-   * match; host name, issuer and validity are then not checked. Default: none.
+   * SHA-256 fingerprints in hex, with or without colons. The server's own certificate must match
+   * one of them. With this option, host name, issuer and validity period are not checked. Default:
+   * fingerprints are not checked.
    */
   readonly fingerprints?: readonly string[];
   /**
-   * `false` accepts any certificate, like stock Dragonfly clients. An on-path attacker can then
-   * impersonate the peer. Default: certificates are verified.
+   * False to accept any server certificate, like stock Dragonfly clients. An on-path attacker can
+   * then impersonate the server. Default: the certificate is verified.
    */
   readonly verify?: false;
-  /** Name for SNI, for which the certificate must be valid. Default: the dialled host. */
+  /**
+   * Host name that the client sends in the SNI extension, and for which the server's certificate
+   * must be valid. Default: the host that the client dials.
+   */
   readonly serverName?: string;
-  /** Client certificate chain, PEM, for servers that request one. Requires `key`. Default: none. */
+  /**
+   * Certificate chain that the client presents if the server requests it, PEM. Requires `key`.
+   * Default: no client certificate.
+   */
   readonly cert?: string;
-  /** Private key of `cert`, PEM. */
+  /** Private key of the certificate in `cert`, PEM. */
   readonly key?: string;
 }
 
 /**
- * Returns true if the options require authentication of the peer or of this client. If so, a
- * transport without TLS must not replace one with TLS.
+ * Returns true if the options authenticate the server or the client: `ca`, `fingerprints` or `cert`
+ * is set. A transport without TLS must then not replace a transport with TLS.
  */
 export function requiresTrust({ ca, fingerprints, cert }: TlsClientOptions): boolean {
   return [ca, fingerprints, cert].some((option) => option !== undefined);
 }
 
 /**
- * Returns true if the options accept only known certificates, so only peers that run this library.
- * A stock dfdaemon cannot match: it creates a new self-signed certificate at each start.
+ * Returns true if `ca` or `fingerprints` is set. The peer then has a known certificate, so it runs
+ * this library. A stock dfdaemon cannot match, because it creates a new self-signed certificate at
+ * each start.
  */
 export function identifiesPeer({ ca, fingerprints }: TlsClientOptions): boolean {
   return ca !== undefined || fingerprints !== undefined;
 }
 
-/** Certificate chain and its private key. */
+/** Certificate of a server and its private key. */
 export interface TlsIdentity {
-  /** Certificate chain, PEM, the leaf certificate first. */
+  /** Certificate chain, PEM. The certificate of the server itself comes first. */
   readonly cert: string;
-  /** Private key of the certificate, PEM. */
+  /** Private key of the first certificate in `cert`, PEM. */
   readonly key: string;
 }
 
 /**
- * Persistent storage for the self-signed identity of a server. It lets clients pin a certificate
- * across restarts of the server.
+ * Persistent storage for the self-signed certificate of a server and its key. It makes the
+ * certificate survive restarts of the server, so that clients can pin it.
  */
 export interface IdentityStore {
   /**
-   * Loads the identity saved last; resolves to undefined if there is none. Rejects with
-   * `StorageFailed`.
+   * Resolves to the identity that was saved last, or to undefined if none was saved. Rejects with
+   * `StorageFailed` if the storage cannot be read.
    */
   load(): Promise<TlsIdentity | undefined>;
   /**
-   * Saves the identity in place of the previous one, atomically. When it rejects with
-   * `StorageFailed`, the previous one must be intact.
+   * Replaces the stored identity by `identity` atomically. Rejects with `StorageFailed` if the
+   * storage cannot be written; the previous identity must then be intact.
    */
   save(identity: TlsIdentity): Promise<void>;
   /**
-   * Saves the identity only if there is none yet, atomically. Resolves to the identity in the store
-   * afterwards, so servers that start at the same time agree on one. Rejects with `StorageFailed`.
-   * Absent: `save` is called instead, and such servers may use different certificates.
+   * Saves `identity` atomically, but only if the storage is empty. Resolves to the identity that is
+   * stored afterwards. Servers that start at the same time thereby use the same certificate.
+   * Rejects with `StorageFailed` if the storage cannot be read or written.
+   *
+   * If the method is absent, {@link save} is called instead. Servers that start at the same time
+   * may then use different certificates.
    */
   saveFirst?(identity: TlsIdentity): Promise<TlsIdentity>;
 }
 
 /** TLS options of a server. */
 export interface TlsServerOptions {
-  /** Certificate chain, PEM. Requires `key`. Default: a self-signed certificate. */
+  /**
+   * Certificate chain that the server presents, PEM. Requires `key`. Default: a self-signed
+   * certificate.
+   */
   readonly cert?: string;
-  /** Private key of `cert`, PEM. */
+  /** Private key of the certificate in `cert`, PEM. */
   readonly key?: string;
   /**
-   * Store for the self-signed identity; excludes `cert`. An identity that expires within a day is
-   * replaced. Default: none, so each start creates a new identity.
+   * Storage for the self-signed certificate. It cannot be combined with `cert`. A stored
+   * certificate that expires within a day is replaced. Default: none, so the server creates a new
+   * certificate at each start.
    */
   readonly identityStore?: IdentityStore;
   /**
-   * Certificate authorities for client certificates, PEM. Clients must then present a certificate
-   * that one of them issued. Default: no client certificates.
+   * Certificates of the authorities that may issue client certificates, PEM. With this option, each
+   * client must present a certificate from one of them. Default: clients need no certificate.
    */
   readonly clientCa?: string;
 }

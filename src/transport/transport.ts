@@ -1,70 +1,73 @@
 /**
- * Contract between the protocol and the runtimes: byte streams, connections of streams, and
- * transports that dial and listen. Each binding implements it, and `test/compliance` checks each
- * binding against this text.
+ * Contract between the protocol code and the runtimes: byte streams, connections that carry
+ * streams, and transports that dial and listen. Each runtime has an implementation. The tests in
+ * `test/compliance` check each implementation against the text in this file.
  *
- * **Errors.** Every rejection is a `VortexError`; its `cause` is the native error.
+ * **Errors.** Every rejection is a `VortexError` whose `cause` is the native error.
  *
- * **Waiting.** No promise waits for ever. `dial` and `openStream` take an AbortSignal. When a
- * connection ends, everything that waits on it is rejected. A transport ends a silent connection
- * after its idle timeout.
+ * **Waiting.** No promise stays pending for ever. `dial` and `openStream` accept an AbortSignal.
+ * When a connection ends, all pending calls on it reject. A transport ends a connection from which
+ * nothing arrives within its idle timeout.
  *
- * **Backpressure.** Unread bytes stay in the receive window and hold the sender back. A `write`
- * resolves only once there is room for more, so a writer must await each call.
+ * **Backpressure.** Unread bytes stay in the receive window, so the sender must wait. A `write`
+ * resolves only when there is room for more bytes, so a writer must await each call.
  *
- * **Half-close.** The two directions of a stream are independent: `end()` closes one and leaves the
- * other open.
+ * **Half-close.** The two directions of a stream are independent: `end()` closes one direction and
+ * does not affect the other.
  *
- * **Cancel and abort.** `reader.cancel()` gives up the receiving direction and `writer.abort()` the
- * sending one; each leaves the other direction and the connection as they are. A pending call on
- * that direction rejects with `Closed` here. The peer's pending and later calls reject with
- * `StreamReset`, and never see a clean end. A transport that cannot do so names the exceptions in
- * `gaps` of its compliance test.
+ * **Cancel and abort.** `reader.cancel()` gives up the receiving direction, and `writer.abort()`
+ * the sending direction. Neither affects the other direction or the connection. Pending calls for
+ * that direction reject with `Closed` on this side. On the peer's side, pending and later calls
+ * reject with `StreamReset`; they never report a regular end of the stream. If a transport cannot
+ * do so, its compliance test lists the exceptions in `gaps`.
  */
 import type { VortexError } from "../errors.ts";
 import type { Address } from "./address.ts";
 import type { TlsIdentity } from "./tls.ts";
 
 /**
- * Application error codes of stream resets and connection closes. QUIC frames carry them to the
- * peer. TCP has a single kind of reset, so the code is lost there.
+ * Application error codes for stream resets and connection closes. QUIC sends the code to the peer.
+ * TCP has only one kind of reset, so the peer does not receive the code.
  */
 export const StreamCode = {
   /** No error. */
   None: 0,
-  /** The sender of the code does not need the rest. */
+  /** The side that sends the code does not need the remaining bytes. */
   Cancelled: 1,
-  /** A deadline passed. */
+  /** A time limit has passed. */
   Timeout: 2,
-  /** The peer violated the protocol. */
+  /** The peer has violated the protocol. */
   Violation: 3,
-  /** No capacity for this stream or connection now. */
+  /** The server currently has no capacity for this stream or connection. */
   Busy: 4,
-  /** Internal failure. */
+  /** An internal error occurred on the side that sends the code. */
   Internal: 5,
 } as const;
 
 /**
- * Receiving direction of a stream. Pull-based: bytes that are not read stay in the receive window
- * and hold the sender back.
+ * Receiving direction of a stream. Bytes arrive only as fast as they are read: unread bytes stay in
+ * the receive window, so the sender must wait.
  */
 export interface ByteReader {
   /**
-   * Reads the next chunk. A chunk is never empty, and belongs to the caller. Resolves to undefined
-   * once the peer has ended its direction and all bytes are read. Only one call at a time.
+   * Reads the next bytes. Resolves to a non-empty chunk, which the caller may keep and change.
+   * Resolves to undefined once all bytes are read and the peer has ended its direction. Only one
+   * call may be pending at a time.
    *
-   * Rejects with `StreamReset` when the peer aborted, `ConnectionLost` when the connection ended
-   * first, and `Closed` after `cancel()`, which also rejects a pending call.
+   * Rejects with `StreamReset` if the peer aborted the stream, and with `ConnectionLost` if the
+   * connection ended before the stream. Rejects with `Closed` after {@link cancel}, also if the
+   * call was pending.
    *
-   * @param into non-empty buffer for the bytes. A transport that can fill it returns a view of its
-   * start; others return a separate buffer. It belongs to the transport until the call settles.
+   * @param into non-empty buffer for the bytes, which the caller must not use until the call
+   * settles. If the transport can fill it, the result is a view of its start; otherwise a separate
+   * buffer. Default: a new buffer
    */
   read(into?: Uint8Array): Promise<Uint8Array | undefined>;
   /**
    * Stops reading and asks the peer to stop sending (QUIC: STOP_SENDING, RFC 9000, section 3.5).
-   * Unread bytes are discarded. Idempotent; without effect once the end has been read.
+   * Unread bytes are discarded. Idempotent. Does nothing if the end of the stream has been read.
    *
-   * @param code one of {@link StreamCode}. Default: `Cancelled`
+   * @param code error code for the peer, from {@link StreamCode}. Default: `Cancelled`
    */
   cancel(code?: number): void;
 }
@@ -72,32 +75,35 @@ export interface ByteReader {
 /** Sending direction of a stream. */
 export interface ByteWriter {
   /**
-   * Writes a chunk. Resolves when there is room for more: at once while the peer keeps up, later
-   * when it reads more slowly. The chunk must not change after the call. Only one call at a time.
+   * Writes a chunk. Resolves when there is room for further bytes; if the peer reads slowly, that
+   * takes longer. The caller must not change the chunk after the call. Only one call may be pending
+   * at a time.
    *
-   * An empty chunk sends nothing. It probes whether a write would be rejected, as far as this side
-   * knows already.
+   * An empty chunk sends nothing. The call then only checks whether this side knows of an error
+   * with which a write would reject.
    *
-   * Rejects with `StreamReset` when the peer cancelled, `ConnectionLost` when the connection ended,
-   * and `Closed` after `end()` or `abort()`.
+   * Rejects with `StreamReset` if the peer cancelled the stream, with `ConnectionLost` if the
+   * connection ended, and with `Closed` after {@link end} or {@link abort}.
    */
   write(chunk: Uint8Array): Promise<void>;
   /**
-   * Half-closes the stream after all written bytes and `last`. Resolves when the transport has
-   * accepted them, not when the peer has read them. Rejects as `write` does. Passing `last` instead
-   * of a separate `write` can save a packet. Idempotent without `last`.
+   * Half-closes the stream: sends all written bytes, then `last`, then the end of this direction.
+   * Resolves when the transport has accepted the bytes; the peer may not have read them yet.
+   * Rejects like {@link write}. Idempotent if `last` is omitted.
+   *
+   * @param last final bytes. To pass them here instead of to {@link write} can save a packet
    */
   end(last?: Uint8Array): Promise<void>;
   /**
    * Resets the sending direction (QUIC: RESET_STREAM, RFC 9000, section 3.5). Bytes in flight may
-   * be lost, and the peer's reads fail. Idempotent.
+   * be lost, and the peer's reads reject. Idempotent.
    *
-   * @param code one of {@link StreamCode}. Default: `Cancelled`
+   * @param code error code for the peer, from {@link StreamCode}. Default: `Cancelled`
    */
   abort(code?: number): void;
 }
 
-/** Bidirectional byte stream. */
+/** Stream of bytes in both directions, like a QUIC stream or a TCP connection. */
 export interface ByteStream {
   /** Receiving direction: bytes from the peer. */
   readonly reader: ByteReader;
@@ -105,72 +111,85 @@ export interface ByteStream {
   readonly writer: ByteWriter;
 }
 
-/** Cause of the end of a connection. */
+/** Information on how a connection ended. */
 export interface CloseInfo {
   /**
-   * Error code of the application or transport. 0 without an error, or where the transport has no
-   * codes.
+   * Error code of the application or the transport. 0 if there was no error, or the transport has
+   * no error codes.
    */
   readonly code: number;
-  /** Reason phrase from the side that closed; may be empty. */
+  /** Reason phrase from the side that closed the connection. May be empty. */
   readonly reason: string;
-  /** True when the peer ended the connection. */
+  /** True if the peer closed the connection, false if this side did. */
   readonly remote: boolean;
-  /** Error that pending and later requests on this connection reject with. */
+  /** Error with which pending and later calls on the connection reject. */
   readonly error: VortexError;
 }
 
 /**
- * State of a connection's early data (RFC 9001, section 4.6):
+ * State of the early data (0-RTT) of a connection, see RFC 9001, section 4.6:
  *
- * - `none`: no early data was sent.
- * - `pending`: early data was sent, and the handshake is in progress.
- * - `accepted`: the peer accepted it.
- * - `refused`: the peer refused it.
+ * - `none`: the client has sent no early data.
+ * - `pending`: the client has sent early data, and the handshake is not complete.
+ * - `accepted`: the server accepted the early data.
+ * - `refused`: the server refused the early data.
  */
 export type EarlyData = "none" | "pending" | "accepted" | "refused";
 
-/** Connection to one peer, which carries streams in both directions. */
+/** Connection to one peer. Both sides can open streams on it. */
 export interface Connection {
-  /** Protocol that carries the connection. */
+  /** Protocol below the connection. */
   readonly protocol: "quic" | "tcp";
-  /** Address of the peer. */
+  /** Network address of the peer. */
   readonly remote: Address;
-  /** True when the handshake resumed an earlier TLS session; false until the handshake is over. */
+  /**
+   * True if the handshake resumed an earlier TLS session. False before the handshake is complete.
+   */
   readonly resumed: boolean;
-  /** State of the early data, see {@link DialOptions.earlyData}. */
+  /** State of the early data on this connection, see {@link DialOptions.earlyData}. */
   readonly earlyData: EarlyData;
   /**
-   * Resolves when the handshake is over. Without {@link DialOptions.earlyData} that is already the
-   * case when `dial` resolves. Rejects with the error that `dial` would have rejected with.
-   * Ignoring it is safe: its rejection never counts as unhandled.
+   * Resolves when the handshake is complete. If early data is not used, the handshake is complete
+   * when `dial` resolves. Rejects with the error with which `dial` would have rejected. A caller
+   * may ignore the promise: its rejection never counts as unhandled.
    */
   readonly ready: Promise<void>;
   /**
-   * Opens a stream; waits for stream credit. The peer sees the stream at the latest with its first
-   * byte. Rejects with `Aborted` (or the signal's own `VortexError`), `ConnectionLost` or `Closed`.
+   * Opens a stream; waits while the peer permits no further stream (QUIC: MAX_STREAMS). The peer
+   * may not notice the stream before its first byte arrives. Rejects with:
+   *
+   * - the signal's reason if it is a `VortexError`, else `Aborted`, when `options.signal` aborts
+   * - `ConnectionLost` if the connection was lost or the peer closed it
+   * - `Closed` if this side closed the connection
    */
   openStream(options?: { readonly signal?: AbortSignal }): Promise<ByteStream>;
   /**
-   * Number of authenticated packets received from the peer so far. While it grows, the peer is
-   * alive, whatever its application does. Absent where the binding does not count packets.
+   * Number of authenticated packets received from the peer so far. If the number grows, the peer's
+   * host is alive, even if its application does not respond. Absent if the transport does not count
+   * packets.
    */
   readonly received?: number;
-  /** Yields the streams that the peer opens, until the connection ends. Iterate only once. */
+  /**
+   * Yields each stream that the peer opens. Ends when the connection ends. Only one iteration is
+   * allowed.
+   */
   accept(): AsyncIterable<ByteStream>;
-  /** Resolves when the connection has ended, whichever side ended it. Never rejects. */
+  /** Resolves when either side has closed the connection, or it was lost. Never rejects. */
   readonly closed: Promise<CloseInfo>;
   /**
-   * Closes gracefully. `openStream` rejects with `Closed` from the call on. Directions that were
-   * ended are delivered within `grace` ms (default 5,000); streams that are still open then end
-   * with `Closed`. Then the peer is notified. Idempotent.
+   * Closes the connection gracefully. New calls of {@link openStream} reject with `Closed` at once.
+   * Waits up to `grace` ms (default 5,000) until the peer has received the directions that were
+   * ended with `end()`. Then fails all open streams with `Closed`, and notifies the peer.
+   * Idempotent.
    */
   close(options?: { readonly grace?: number }): Promise<void>;
   /**
-   * Closes abruptly: all streams fail at once, and the peer receives `code` and `reason`.
+   * Closes the connection at once: all streams fail, and the peer receives `code` and `reason`.
    * Idempotent.
    *
-   * @param error error that streams on this side reject with. Default: `Closed`
+   * @param code error code for the peer, from {@link StreamCode}. Default: `None`
+   * @param reason reason phrase for the peer. Default: empty
+   * @param error error with which the streams on this side reject. Default: `Closed`
    */
   abort(code?: number, reason?: string, error?: VortexError): void;
 }
@@ -178,117 +197,138 @@ export interface Connection {
 /** Options of {@link Transport.dial}. */
 export interface DialOptions {
   /**
-   * Aborts the attempt, until the connection is {@link Connection.ready}. Then `dial`, or the
-   * streams that are open already, reject. The error is the signal's reason if it is a
-   * `VortexError`, else `Aborted`.
+   * Aborts the connection attempt, until the connection is {@link Connection.ready}. `dial` then
+   * rejects; if it has resolved already, the streams reject. The error is the signal's reason if it
+   * is a `VortexError`, else `Aborted`.
    */
   readonly signal?: AbortSignal;
   /**
-   * Sends 0-RTT data. Default false.
+   * True to send early data (0-RTT). Default false.
    *
-   * When the transport has a session with this peer, `dial` resolves without waiting for the
-   * handshake. Bytes written before the handshake is over travel in the first flight. An on-path
-   * attacker can replay them (RFC 8446, section 8), so use it only for requests without side
-   * effects.
+   * If the transport has a TLS session with the peer, `dial` resolves before the handshake. Bytes
+   * written before the handshake is complete are sent in the first packets. An on-path attacker can
+   * replay them (RFC 8446, section 8), so use this option only for requests without side effects.
    *
-   * When the peer refuses early data, the streams opened until then reject with `EarlyDataRefused`,
-   * or the transport resends their bytes. The connection stays open, except with Deno's QUIC, where
-   * it ends with the same code and the next dial sends no early data.
+   * If the peer refuses the early data, the streams opened so far reject with `EarlyDataRefused`,
+   * or the transport sends their bytes again. The connection stays open. Exception: with Deno's
+   * QUIC, the connection ends with `EarlyDataRefused`, and the next dial sends no early data.
    *
-   * A host name with several addresses gets no early data: bytes sent to one address cannot move to
-   * another.
+   * The option has no effect for a host name with several addresses, because bytes sent to one
+   * address cannot be moved to another.
    */
   readonly earlyData?: boolean;
 }
 
 /** Options of {@link Transport.listen}. */
 export interface ListenOptions {
-  /** Maximum number of concurrent connections; further ones are refused. Default 1,024. */
+  /**
+   * Maximum number of concurrent connections. When it is reached, new connections are refused.
+   * Default 1,024.
+   */
   readonly maxConnections?: number;
-  /** Maximum number of concurrent streams that a peer may open on one connection. Default 128. */
+  /** Maximum number of concurrent streams that the peer may open on one connection. Default 128. */
   readonly maxStreams?: number;
   /**
-   * Accepts 0-RTT requests of returning clients ({@link DialOptions.earlyData}). Never does so when
-   * clients must present a certificate. Default true, where the runtime supports it.
+   * True to accept early data (0-RTT) from clients, see {@link DialOptions.earlyData}. Has no
+   * effect if clients must present a certificate. Default true, if the runtime supports it.
    */
   readonly earlyData?: boolean;
   /**
-   * Receives failures of the listener that no connection or stream reports, such as an accept
-   * without a free file descriptor, and exceptions in event callbacks. The listener goes on.
-   * Default: they are dropped.
+   * Receives errors of the listener that no connection or stream reports. Examples are a connection
+   * that could not be accepted for lack of file descriptors, and an exception in an event callback.
+   * The listener continues to work. Default: these errors are ignored.
    */
   readonly onError?: (error: VortexError) => void;
 }
 
-/** Default of {@link ListenOptions.maxConnections}. */
+/** Default value of {@link ListenOptions.maxConnections}. */
 export const DEFAULT_MAX_CONNECTIONS = 1024;
-/** Default of {@link ListenOptions.maxStreams}. */
+/** Default value of {@link ListenOptions.maxStreams}. */
 export const DEFAULT_MAX_STREAMS = 128;
 
-/** Counters of a listener, from its creation on. */
+/** Counters of a listener since its creation. */
 export interface ListenerCounters {
-  /** Received datagrams dropped unread, because their source cannot be answered (port 0). */
+  /**
+   * Number of received datagrams that were ignored because their source port is 0, so no response
+   * can be sent.
+   */
   readonly unanswerable: number;
   /**
-   * Outgoing datagrams that the socket did not accept. Each counts as lost on the path. Datagrams
-   * that the system rejects later are not included.
+   * Number of datagrams that the socket refused to send. QUIC handles them like datagrams lost on
+   * the path. Excludes datagrams that the system rejects after it has accepted them.
    */
   readonly unsent: number;
   /**
-   * Exceptions in event callbacks. Each ended the connection concerned, and was passed to
+   * Number of exceptions in event callbacks. Each exception ended its connection, and was passed to
    * {@link ListenOptions.onError}.
    */
   readonly caught: number;
 }
 
-/** Accepts connections at a local address. */
+/** Server socket that accepts connections at a local address. */
 export interface Listener {
-  /** Bound address, with the assigned port when port 0 was requested. */
+  /**
+   * Local address that the listener is bound to. Contains the assigned port if port 0 was
+   * requested.
+   */
   readonly address: Address;
   /**
-   * SHA-256 fingerprint of the certificate, colon-separated hex, for clients to pin. Undefined
-   * without TLS.
+   * SHA-256 fingerprint of the certificate as colon-separated hex, for clients to pin. Undefined if
+   * the transport does not use TLS.
    */
   readonly fingerprint: string | undefined;
   /**
-   * Counters of this listener. Absent where the transport counts nothing: over TCP, and where the
-   * runtime owns the socket.
+   * Counters of this listener. Absent if the transport counts nothing: over TCP, and where the
+   * runtime manages the UDP socket.
    */
   readonly counters?: ListenerCounters;
   /**
-   * Replaces the certificate for new connections; existing ones keep theirs. Resolves when the new
-   * certificate is in use. Rejects with `InvalidArgument` for an invalid certificate or key, and
-   * with `Unavailable` without TLS.
+   * Replaces the certificate for new connections; existing connections stay on the old certificate.
+   * Resolves when the new certificate is in use. Rejects with `InvalidArgument` if the certificate
+   * or key is invalid, and with `Unavailable` if the transport does not use TLS.
    */
   setIdentity(identity: TlsIdentity): Promise<void>;
-  /** Yields established connections, until the listener is closed. Iterate only once. */
+  /**
+   * Yields each connection after its handshake. Ends when the listener is closed. Only one
+   * iteration is allowed.
+   */
   accept(): AsyncIterable<Connection>;
-  /** Stops listening and closes all connections, see {@link Connection.close}. Idempotent. */
+  /**
+   * Stops listening, and closes all connections like {@link Connection.close}, with up to `grace`
+   * ms (default 5,000) to complete. Idempotent.
+   */
   close(options?: { readonly grace?: number }): Promise<void>;
 }
 
-/** Dials and listens over one protocol. */
+/** Dials and accepts connections over one protocol. */
 export interface Transport {
-  /** Protocol of its connections. */
+  /** Protocol of the connections. */
   readonly protocol: "quic" | "tcp";
-  /** Requested protocol, when it is unavailable and this transport replaces it. */
+  /**
+   * Set to `quic` if QUIC was requested but is not available, and this transport replaces it.
+   * Otherwise absent.
+   */
   readonly insteadOf?: "quic";
   /**
-   * Connects to a peer. Rejects with `ConnectionRefused`, `Unreachable`, `HandshakeFailed` or
-   * `ProtocolNotSupported`, and when the signal aborts, see {@link DialOptions.signal}. Also
-   * rejects with `InvalidArgument` for an IPv6 address with a zone, where the runtime cannot dial
-   * one.
+   * Connects to a peer. Rejects with:
+   *
+   * - `ConnectionRefused`, `Unreachable`, `HandshakeFailed` or `ProtocolNotSupported` if the
+   *   connection cannot be established
+   * - the signal's reason if it is a `VortexError`, else `Aborted`, when `options.signal` aborts
+   * - `InvalidArgument` if `remote` is an IPv6 address with a zone, and the runtime cannot dial
+   *   such addresses
    */
   dial(remote: Address, options?: DialOptions): Promise<Connection>;
   /**
-   * Starts to listen at a local address; port 0 selects a free port. Rejects with `AddressInUse` or
-   * `InvalidArgument`.
+   * Starts to listen at a local address; port 0 selects a free port. Rejects with `AddressInUse` if
+   * the address is in use or does not belong to this host. Rejects with `InvalidArgument` if an
+   * option or the address is invalid.
    */
   listen(local: Address, options?: ListenOptions): Promise<Listener>;
   /**
-   * Releases resources kept between connections, such as sockets for 0-RTT sessions, and keeps none
-   * from then on. Open connections and listeners are not affected. Absent where only memory is
-   * kept. Idempotent.
+   * Releases resources that the transport keeps for later connections, such as UDP sockets for
+   * 0-RTT. Afterwards it keeps no such resources. Open connections and listeners are not affected.
+   * Absent if the transport keeps nothing but memory. Idempotent.
    */
   close?(): Promise<void>;
 }
