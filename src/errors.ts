@@ -1,16 +1,14 @@
 /**
  * Category of a {@link VortexError}, derived from its {@link ErrorCode}. The code names the
- * failure. The kind says who caused it, and whether a retry makes sense:
+ * failure. The kind says who caused the failure, and whether a retry makes sense:
  *
- * | kind | cause | retry |
- * | --- | --- | --- |
- * | `misuse` | The caller made an error. | No. |
- * | `peer` | The peer violated the protocol or sent wrong bytes. | With another peer. |
- * | `remote` | The peer responded with an error. | Depends on the code. |
- * | `transport` | The connection could not be established, or was lost. | Yes. |
- * | `timeout` | A time limit passed. | Yes. |
- * | `aborted` | The caller's AbortSignal aborted. | No. |
- * | `local` | This host failed, for example its disk. | No. |
+ * - `misuse`: the caller made an error. Do not retry.
+ * - `peer`: the peer violated the protocol or sent wrong bytes. Retry with another peer.
+ * - `remote`: the peer responded with an error. Whether to retry depends on the code.
+ * - `transport`: the connection could not be established, or was lost. Retry.
+ * - `timeout`: a time limit passed. Retry.
+ * - `aborted`: the caller's AbortSignal aborted. Do not retry.
+ * - `local`: this host failed, for example its disk. Do not retry.
  */
 export type ErrorKind =
   | "misuse"
