@@ -20,8 +20,8 @@ export interface UrlIdentity {
   /** Branch, tag or commit of a repository on a model hub, such as Hugging Face. Default: none. */
   readonly revision?: string;
   /**
-   * Length of the pieces in bytes. Omit it if the length is derived from the content length, as by
-   * default.
+   * Length of the pieces in bytes. Omit it if Dragonfly derives the length from the content length,
+   * which is the default.
    */
   readonly pieceLength?: number;
 }
@@ -49,8 +49,8 @@ export interface CacheIdentity {
   /** Name of the application that stores the task. Default: none. */
   readonly application?: string;
   /**
-   * Length of the pieces in bytes. Omit it if the length is derived from the content length, as by
-   * default.
+   * Length of the pieces in bytes. Omit it if Dragonfly derives the length from the content length,
+   * which is the default.
    */
   readonly pieceLength?: number;
 }
@@ -215,8 +215,8 @@ export function peerId(
 /**
  * Returns a URL in the form that stock Dragonfly hashes:
  *
- * - The URL is parsed and serialised like by version 2.5 of the Rust crate `url`. It follows the
- *   WHATWG URL standard, except for `^` in paths.
+ * - The URL is parsed and serialised with the same result as in version 2.5 of the Rust crate
+ *   `url`. That crate follows the WHATWG URL standard, except for `^` in paths.
  * - Query parameters in `filtered` are removed. The others are serialised as a form, in their
  *   order.
  * - A path that consists only of a slash is removed.

@@ -31,8 +31,8 @@ export interface PieceMetadata {
   /** ID of the peer from which the sender of this metadata downloaded the piece. May be empty. */
   readonly parentId: string;
   /**
-   * Origin of the piece for the sender of this metadata, an unsigned byte: 0 the task's origin, 1 a
-   * remote peer, 2 the local host.
+   * Place from which the sender of this metadata got the piece, an unsigned byte: 0 the origin of
+   * the task, 1 a remote peer, 2 the local host.
    */
   readonly trafficType: number;
   /** Time that the sender of this metadata needed to get the piece, in whole seconds. */
@@ -178,8 +178,10 @@ export function pieceExtent(plan: TaskPlan, number: number): { offset: number; l
 }
 
 /**
+ * Checks that `value` is an integer from `min` to `max`, both included.
+ *
  * @param name name of the value, for the error message
- * @throws `InvalidArgument` if `value` is not an integer from `min` to `max`, both included
+ * @throws `InvalidArgument` if `value` is not such an integer
  */
 export function requireInteger(name: string, value: number, min: number, max: number): void {
   if (!Number.isInteger(value) || value < min || value > max) {

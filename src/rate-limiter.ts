@@ -46,14 +46,14 @@ export interface Flow {
    */
   take(max: number, signal: AbortSignal): Promise<number>;
   /**
-   * Waits until the limiter has granted `bytes` bytes in total. If `signal` aborts before, returns
-   * the bytes granted so far to the limiter, and resolves all the same; the caller must check the
-   * signal.
+   * Waits until the limiter has granted `bytes` bytes in total. If `signal` aborts first, the bytes
+   * granted so far return to the limiter. The promise resolves in both cases, so the caller must
+   * check the signal.
    */
   takeAll(bytes: number, signal: AbortSignal): Promise<void>;
   /**
-   * Returns granted bytes that the flow does not send to the limiter, so that other flows can use
-   * them.
+   * Returns to the limiter `bytes` bytes that were granted but not sent, so that other flows can
+   * use them.
    */
   giveBack(bytes: number): void;
 }
@@ -90,14 +90,14 @@ interface Share {
  *
  * When flows have to wait:
  * - Each payer gets an equal share, in bytes. The next grant goes to the payer that has been
- *   granted the fewest bytes since its flows began to wait (start-time fair queueing,
- *   https://doi.org/10.1109/90.649569).
- * - Of the flows of one payer, the oldest is served first. If they had equal shares, each flow
- *   would take as long as all of them together. At a low rate, all of them would then miss the
- *   receiver's time limit.
- * - Every other waiting flow gets a keep-alive grant of a few bytes after a second, so that its
- *   receiver does not assume a stall. With many flows or a low rate, the interval is longer. It is
- *   at most 20 s if the rate is at least one byte in 10 s for each flow.
+ *   granted the fewest bytes since its flows began to wait. This is start-time fair queueing
+ *   (https://doi.org/10.1109/90.649569).
+ * - Of the flows of one payer, the oldest is served first. If all flows of a payer had equal
+ *   shares, each flow would take as long as all of them together. At a low rate, all of them would
+ *   then miss the receiver's time limit.
+ * - A flow that waits for a second without a grant gets a keep-alive grant of a few bytes.
+ *   Otherwise its receiver would assume a stall. With many flows or a low rate, the interval is
+ *   longer. It is at most 20 s if the rate is at least one byte in 10 s for each flow.
  */
 export class RateLimiter {
   readonly #clock: Clock;
@@ -115,12 +115,19 @@ export class RateLimiter {
   readonly #waiting = new Set<PendingTake>();
   /** Number of flows that were created so far. */
   #flows = 0;
-  /** Virtual time of the limiter: that of the payer served last, before its last grant. */
+  /**
+   * Virtual time of the limiter, in granted bytes. It equals the virtual time of the payer served
+   * last, before its last grant.
+   */
   #virtualTime = 0;
   #timer: Timer | undefined;
   #waitedAt = Number.NEGATIVE_INFINITY;
 
-  /** @throws `InvalidArgument` if `bytesPerSecond` is not a positive integer */
+  /**
+   * Creates a limiter that grants `bytesPerSecond` bytes per second.
+   *
+   * @throws `InvalidArgument` if `bytesPerSecond` is not a positive integer
+   */
   constructor(bytesPerSecond: number, clock: Clock) {
     requireInteger("bytes per second", bytesPerSecond, 1, Number.MAX_SAFE_INTEGER);
     this.#clock = clock;
@@ -138,7 +145,7 @@ export class RateLimiter {
   }
 
   /**
-   * Creates a flow.
+   * Creates a flow for one transfer.
    *
    * @param payer party whose share of the rate the flow uses. Default: a payer that all flows
    * without this argument share

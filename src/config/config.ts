@@ -27,8 +27,8 @@ export interface ConfigSetting {
    */
   readonly text: string | undefined;
   /**
-   * Name of the file, command-line flag or function call that set the value. `default` if none set
-   * it.
+   * Name of the file, command-line flag or function call that set the value. `default` if the value
+   * is the default of the key.
    */
   readonly source: string;
 }

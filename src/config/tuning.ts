@@ -2,7 +2,8 @@ import type { QuicTuning } from "../transport/quic-tuning.ts";
 import type { Config } from "./sections.ts";
 
 /**
- * Returns the QUIC transport parameters that a configuration sets. Omits those that are undefined.
+ * Returns the QUIC transport parameters that a configuration sets. Omits parameters that the
+ * configuration does not set.
  */
 export function quicTuning({ vortexPeer }: Config): QuicTuning {
   const {

@@ -2,8 +2,9 @@ import { VortexError } from "../errors.ts";
 import type { StoredPiece } from "../store/store.ts";
 
 /**
- * Reads the content of a piece from its store, and checks that its length equals the length in its
- * metadata. Skips empty chunks. Yields no chunk that would exceed that length.
+ * Yields the content of a piece from its store in chunks, without empty chunks. Checks that the
+ * store yields exactly as many bytes as the metadata of the piece says. A chunk that exceeds this
+ * length is not yielded.
  *
  * @throws `StorageFailed` if the store yields more or fewer bytes than the metadata says
  */

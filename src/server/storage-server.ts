@@ -16,18 +16,19 @@ export interface StorageServerOptions extends ServerOptions {
   /** Local address to listen on. Default `0.0.0.0`, all IPv4 addresses of this host. */
   readonly host?: string;
   /**
-   * Serves the Vortex protocol over QUIC at this UDP port; port 0 selects a free port. Stock
-   * Dragonfly peers use 4006. Default: the server does not listen for QUIC.
+   * Serves the Vortex protocol over QUIC at the UDP port `port`; port 0 selects a free port. Stock
+   * Dragonfly peers use 4006. The other fields are QUIC transport parameters. Default: the server
+   * does not listen for QUIC.
    */
   readonly quic?: { readonly port: number } & QuicTuning;
   /**
-   * Serves the Vortex protocol over TCP at this port; port 0 selects a free port. Stock Dragonfly
-   * peers use 4005. Default: the server does not listen for Vortex over TCP.
+   * Serves the Vortex protocol over TCP at the port `port`; port 0 selects a free port. Stock
+   * Dragonfly peers use 4005. Default: the server does not listen for Vortex over TCP.
    */
   readonly tcp?: { readonly port: number };
   /**
-   * Serves the Dragonfly API over gRPC at this port; port 0 selects a free port. Stock Dragonfly
-   * peers use 4000. Default: the server does not listen for gRPC.
+   * Serves the Dragonfly API over gRPC at the port `port`; port 0 selects a free port. Stock
+   * Dragonfly peers use 4000. Default: the server does not listen for gRPC.
    *
    * - `host`: local address for gRPC only. Default: the option {@link host}.
    * - `tls`: true to use TLS with the certificate in the option {@link tls}. Default false:
@@ -68,9 +69,9 @@ export interface ProtocolServer {
   /** Counters of the listener, see `Listener.counters`. Absent if the listener does not count. */
   readonly counters?: ListenerCounters | undefined;
   /**
-   * Replaces the certificate for new connections; existing connections stay on the old certificate.
-   * Rejects with `InvalidArgument` if the certificate or key is invalid, and with `Unavailable` if
-   * this server does not use TLS.
+   * Replaces the certificate for new connections; existing connections continue with the old
+   * certificate. Rejects with `InvalidArgument` if the certificate or key is invalid, and with
+   * `Unavailable` if this server does not use TLS.
    */
   setIdentity(identity: TlsIdentity): Promise<void>;
   /**
@@ -142,8 +143,8 @@ export class StorageServer {
   /** Certificate and key for new connections; undefined if no protocol uses TLS. */
   #identity: TlsIdentity | undefined;
   /**
-   * Promise that resolves when all certificate rotations requested so far have ended. Each rotation
-   * starts after this promise, so rotations run one after another.
+   * Promise that resolves when the latest certificate rotation has ended. The next rotation waits
+   * for it, so that rotations run one after another.
    */
   #rotating: Promise<unknown> = Promise.resolve();
 
@@ -248,10 +249,10 @@ export class StorageServer {
   }
 
   /**
-   * Replaces the certificate for new connections over QUIC and gRPC; existing connections stay on
-   * the old certificate. Resolves to the fingerprint of the new certificate.
+   * Replaces the certificate for new connections over QUIC and gRPC; existing connections continue
+   * with the old certificate. Resolves to the fingerprint of the new certificate.
    *
-   * If the method rejects, the old certificate stays in use. It rejects with:
+   * If the method rejects, new connections still get the old certificate. It rejects with:
    *
    * - `InvalidArgument` if the certificate or key is invalid, or if `identity` is omitted although
    *   the server options contain a certificate

@@ -114,8 +114,8 @@ export class VortexServer {
   }
 
   /**
-   * Replaces the certificate for new connections; existing connections stay on the old certificate.
-   * See {@link Listener.setIdentity} for the errors.
+   * Replaces the certificate for new connections; existing connections continue with the old
+   * certificate. See {@link Listener.setIdentity} for the errors.
    */
   setIdentity(identity: TlsIdentity): Promise<void> {
     return this.#listener.setIdentity(identity);
@@ -301,9 +301,10 @@ export class VortexServer {
   }
 
   /**
-   * Throws if the peer has reset the stream while the response waited for the upload rate limit. If
-   * so, returns the `bytes` granted for the next write to the rate limiter. Otherwise a client that
-   * cancels its requests could use up the whole rate without receiving a byte.
+   * Throws if the peer has reset the stream while the response waited for the upload rate limit.
+   * Before that, it returns to the rate limiter the `bytes` bytes granted for the next write.
+   * Otherwise a client that cancels its requests could use up the whole rate without receiving a
+   * byte.
    *
    * Call it before each rate-limited write. If a write itself fails, the number of sent bytes is
    * unknown, so no bytes are returned to the limiter.
@@ -429,8 +430,8 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
 const EMPTY = new Uint8Array(0);
 
 /**
- * Maximum number of bytes after a request that {@link expectEnd} discards, in bytes. If the peer
- * sends more, the server cancels the receiving direction of the stream.
+ * Maximum number of bytes after a request that {@link expectEnd} discards. If the peer sends more,
+ * the server cancels the receiving direction of the stream.
  */
 const MAX_DISCARDED_BYTES = 64 * 1024;
 /**

@@ -37,7 +37,8 @@ export interface StoredPieceRequest {
   /** Number of the piece within the task, an unsigned 32-bit integer. */
   readonly number: number;
   /**
-   * Kind of the task. If the store has the task under another kind, it must resolve to undefined.
+   * Kind of the task. `getPiece` must resolve to undefined if the task in the store is of another
+   * kind.
    */
   readonly kind: PieceKind;
 }
@@ -48,9 +49,9 @@ export interface StoredPiece {
   readonly metadata: PieceMetadata;
   /**
    * Reads the content of the piece in chunks. With `range`, reads only these bytes. The consumer
-   * may keep the chunks, so the store must not reuse their memory. Reads at most one chunk before
-   * the consumer requests it. Throws if the content can no longer be read, or has changed since it
-   * was stored.
+   * may keep the chunks, so the store must not reuse their memory. The store reads at most one
+   * chunk ahead of the consumer. Throws if the content can no longer be read, or has changed since
+   * it was stored.
    */
   read(range?: ByteRange): AsyncIterable<Uint8Array>;
 }

@@ -11,8 +11,8 @@
 export interface QuicTuning {
   /**
    * Congestion controller. `bbr` uses the full rate of a link despite packet loss. With a delay of
-   * 50 ms and 1 % loss, its throughput is twenty times that of `cubic`. On loopback it is about 15
-   * % slower.
+   * 50 ms and 1 % loss, the throughput of `bbr` is twenty times that of `cubic`. On loopback, the
+   * throughput of `bbr` is about 15 % lower.
    *
    * Default: `bbr`, with two exceptions. `node:quic` uses CUBIC while the round-trip time is below
    * 1.5 ms. Deno's QUIC uses CUBIC for a server that listens on loopback.

@@ -10,8 +10,9 @@ const MAX_SESSION_BYTES = 64 * 1024;
  * Cache of TLS sessions by peer address, for session resumption and 0-RTT (RFC 8446, section 2.2).
  * When it is full, evicts the least recently stored session.
  *
- * Clients with different trust options must use different caches. Resumption skips the verification
- * of the peer's certificate, so it must have been verified with the same options before.
+ * Clients with different trust options must use different caches. A resumed handshake does not
+ * verify the peer's certificate, so an earlier handshake with the same options must have verified
+ * it.
  *
  * Each session is used once, because an observer could link connections that use the same session
  * ticket (RFC 8446, appendix C.4). The peer sends new sessions on each connection.

@@ -38,8 +38,8 @@ export class StaggeredRace {
   }
 
   /**
-   * Starts the next attempt, if there is one. The caller calls it once at the beginning, and
-   * whenever the delay after the latest start has passed.
+   * Starts the next attempt. If there is none, returns the step `wait`. The caller calls it once at
+   * the beginning, and whenever the delay after the latest start has passed.
    */
   advance(): RaceStep {
     if (this.#over || this.#next === this.#attempts) return WAIT;
@@ -49,8 +49,8 @@ export class StaggeredRace {
   }
 
   /**
-   * Records that an attempt has failed, and starts the next attempt. If all attempts have failed,
-   * returns the step `exhausted`.
+   * Records that an attempt has failed, and starts the next attempt. If there is none, returns the
+   * step `wait` while other attempts run, else the step `exhausted`.
    */
   failed(attempt: number): RaceStep {
     this.#running.delete(attempt);
@@ -61,8 +61,8 @@ export class StaggeredRace {
   }
 
   /**
-   * Records that an attempt has succeeded, which ends the race. Returns the numbers of the other
-   * running attempts; the caller must abort them.
+   * Records that an attempt has succeeded; no further attempt starts. Returns the numbers of the
+   * other running attempts; the caller must abort them.
    */
   won(attempt: number): readonly number[] {
     this.#running.delete(attempt);
@@ -70,7 +70,7 @@ export class StaggeredRace {
   }
 
   /**
-   * Stops the race: no further attempt starts. Returns the numbers of the running attempts; the
+   * Cancels the race: no further attempt starts. Returns the numbers of the running attempts; the
    * caller must abort them.
    */
   stop(): readonly number[] {
@@ -80,7 +80,7 @@ export class StaggeredRace {
 }
 
 /**
- * Candidate of a staggered race whose attempt has failed, or was still running when the next
+ * Candidate of {@link runStaggered} whose attempt has failed, or was still running when the next
  * attempt started.
  */
 export interface Setback<C> {
@@ -99,7 +99,7 @@ export interface StaggeredRaceOptions<C, T> {
   /** Time in ms after the start of an attempt at which the attempt of the next candidate starts. */
   readonly delay: number;
   readonly clock: Clock;
-  /** Ends the race and aborts all its attempts. */
+  /** Aborts all attempts; {@link runStaggered} then rejects. */
   readonly signal: AbortSignal | undefined;
   /**
    * Creates the error for {@link signal} after it has aborted. {@link runStaggered} rejects with
@@ -118,24 +118,26 @@ export interface StaggeredRaceOptions<C, T> {
    */
   run(candidate: C, signal: AbortSignal, setbacks: readonly Setback<C>[]): Promise<T>;
   /**
-   * Returns true if an attempt that fails with `error` ends the race, because the other candidates
-   * would fail too.
+   * Returns true if no other candidate can help after an attempt has failed with `error`.
+   * {@link runStaggered} then settles at once.
    */
   isFinal(error: VortexError): boolean;
-  /** Releases the result of an attempt that succeeded after the race was over. */
+  /** Releases the result of an attempt that succeeded after {@link runStaggered} had settled. */
   discard(result: T): void;
-  /** Called when an attempt has ended after the race was over. Default: no callback. */
+  /** Called when an attempt ends after {@link runStaggered} has settled. Default: no callback. */
   onLost?(candidate: C): void;
 }
 
-/** Outcome of a staggered race. */
+/**
+ * Outcome of {@link runStaggered}. `C` is the type of a candidate, and `T` the type of a result.
+ */
 export type RaceOutcome<C, T> =
   /**
    * The attempt of `candidate` succeeded with `result`. `setbacks` lists the candidates that had
    * failed or were too slow before it started.
    */
   | { readonly candidate: C; readonly setbacks: readonly Setback<C>[]; readonly result: T }
-  /** The attempt of `candidate` failed with an error that ends the race, see `isFinal`. */
+  /** The attempt of `candidate` failed with an error for which `isFinal` returned true. */
   | {
       readonly candidate: C;
       readonly setbacks: readonly Setback<C>[];
@@ -148,9 +150,9 @@ export type RaceOutcome<C, T> =
  * Runs Happy Eyeballs (RFC 8305) over any kind of attempt: starts the attempts of the candidates
  * one after another, see {@link StaggeredRace}. Each attempt receives a separate abort signal.
  *
- * Resolves when an attempt succeeds, when one fails with an error that ends the race, or when all
- * have failed. Rejects when `signal` aborts. Afterwards, no further attempt starts, and `signal`
- * has no event listener of this call.
+ * Resolves when an attempt succeeds, when all have failed, or when an attempt fails with an error
+ * for which `isFinal` returns true. Rejects when `signal` aborts. Afterwards, no further attempt
+ * starts, and `signal` has no event listener of this call.
  */
 export function runStaggered<C, T>(
   options: StaggeredRaceOptions<C, T>,

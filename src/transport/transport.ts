@@ -138,7 +138,7 @@ export type EarlyData = "none" | "pending" | "accepted" | "refused";
 
 /** Connection to one peer. Both sides can open streams on it. */
 export interface Connection {
-  /** Protocol below the connection. */
+  /** Protocol that carries the streams of the connection. */
   readonly protocol: "quic" | "tcp";
   /** Network address of the peer. */
   readonly remote: Address;
@@ -197,9 +197,10 @@ export interface Connection {
 /** Options of {@link Transport.dial}. */
 export interface DialOptions {
   /**
-   * Aborts the connection attempt, until the connection is {@link Connection.ready}. `dial` then
-   * rejects; if it has resolved already, the streams reject. The error is the signal's reason if it
-   * is a `VortexError`, else `Aborted`.
+   * Aborts the connection attempt. Has no effect once the handshake is complete, see
+   * {@link Connection.ready}. After an abort, `dial` rejects; if `dial` has resolved already
+   * (0-RTT), the open streams reject. The error is the signal's reason if it is a `VortexError`,
+   * else `Aborted`.
    */
   readonly signal?: AbortSignal;
   /**
@@ -255,7 +256,7 @@ export interface ListenerCounters {
   readonly unanswerable: number;
   /**
    * Number of datagrams that the socket refused to send. QUIC handles them like datagrams lost on
-   * the path. Excludes datagrams that the system rejects after it has accepted them.
+   * the path. Does not include datagrams that the socket accepted and the system rejected later.
    */
   readonly unsent: number;
   /**
@@ -283,9 +284,9 @@ export interface Listener {
    */
   readonly counters?: ListenerCounters;
   /**
-   * Replaces the certificate for new connections; existing connections stay on the old certificate.
-   * Resolves when the new certificate is in use. Rejects with `InvalidArgument` if the certificate
-   * or key is invalid, and with `Unavailable` if the transport does not use TLS.
+   * Replaces the certificate for new connections; existing connections continue with the old
+   * certificate. Resolves when the new certificate is in use. Rejects with `InvalidArgument` if the
+   * certificate or key is invalid, and with `Unavailable` if the transport does not use TLS.
    */
   setIdentity(identity: TlsIdentity): Promise<void>;
   /**

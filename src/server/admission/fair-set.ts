@@ -1,6 +1,7 @@
 /**
- * Set of items that are grouped by the client network that uses them, see {@link networkOf}. When a
- * server reaches a limit, the set selects an item of the network with the most items for eviction.
+ * Set of items, such as connections, grouped by the network of the client that uses them; see
+ * {@link networkOf}. When a server reaches a limit, the set selects an item of the network with the
+ * most items for eviction.
  */
 export class FairSet<T> {
   /** Items of each network, in the order in which they were added. */

@@ -113,7 +113,11 @@ export function* numbersIn({ first, last }: PieceSpan): Generator<number, void, 
   for (let number = first; number <= last; number++) yield number;
 }
 
-/** @throws INVALID_ARGUMENT if `taskId` is empty */
+/**
+ * Checks that a request contains a task ID.
+ *
+ * @throws INVALID_ARGUMENT if `taskId` is empty
+ */
 export function requireTaskId(taskId: string): void {
   if (taskId === "") throw invalid("task_id: expected text, got none");
 }

@@ -588,7 +588,11 @@ interface SyncAnswer {
 interface TaskSlot {
   /** Aborts when the peer cancels the call, and when the response is evicted. */
   readonly signal: AbortSignal;
-  /** @throws RESOURCE_EXHAUSTED if the response was evicted */
+  /**
+   * Checks that the response was not evicted in favour of a response to another network.
+   *
+   * @throws RESOURCE_EXHAUSTED if the response was evicted
+   */
   throwIfEvicted(): void;
   /** Frees the slot at the end of the response. Idempotent. */
   leave(): void;
