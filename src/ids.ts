@@ -201,7 +201,7 @@ export function hostId({ ip, hostname, seed }: HostIdentity): string {
  * ID is `ip-hostname-uuid`, or `ip-hostname-uuid-seed` for a seed peer. The UUID is random (version
  * 4, RFC 9562).
  *
- * @param random fills an array with random bytes and returns it, like {@link Runtime.random}.
+ * @param random fills an array with random bytes and returns it, like `Runtime.random`.
  * Default: the runtime's `crypto.getRandomValues`
  */
 export function peerId(

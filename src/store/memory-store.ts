@@ -22,7 +22,7 @@ export interface MemoryTaskOptions {
   readonly kind?: PieceKind;
   /**
    * Length in bytes of every piece except the last, which may be shorter. Default: the length that
-   * stock Dragonfly chooses, see {@link pieceLengthFor}.
+   * stock Dragonfly chooses, see `pieceLengthFor`.
    */
   readonly pieceLength?: number;
   /** Time at which the task was created, in Unix seconds. Default 0. */

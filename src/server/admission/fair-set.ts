@@ -1,6 +1,6 @@
 /**
  * Set of items, such as connections, grouped by the network of the client that uses them; see
- * {@link networkOf}. When a server reaches a limit, the set selects an item of the network with the
+ * `networkOf`. When a server reaches a limit, the set selects an item of the network with the
  * most items for eviction.
  */
 export class FairSet<T> {

@@ -71,7 +71,7 @@ export interface ServerOptions {
 
 /**
  * {@link ServerOptions} with all defaults applied, and the limiters for them. All protocols of one
- * {@link StorageServer} share one object.
+ * `StorageServer` share one object.
  */
 export interface ServerSettings {
   readonly maxConnections: number;

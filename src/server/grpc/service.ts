@@ -83,7 +83,7 @@ export interface GrpcServing {
 export const localAddress: ContextKey<string> = createContextKey("");
 
 /**
- * Connect context value with the network of the client, see {@link networkOf}. The HTTP/2 adapter
+ * Connect context value with the network of the client, see `networkOf`. The HTTP/2 adapter
  * sets it for each request.
  */
 export const clientNetwork: ContextKey<string> = createContextKey("");
