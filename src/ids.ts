@@ -236,11 +236,12 @@ function normalisedUrl(text: string, filtered: readonly string[]): string {
 }
 
 /**
- * Returns `url.href`, but with each `^` in the path as in `text`. Some runtimes encode it as `%5E`,
- * as the WHATWG URL standard requires since 2023 (https://github.com/whatwg/url/pull/817).
+ * Returns `url.href`, but keeps each literal `^` of the path as written in `text`, from which `url`
+ * was parsed. Some runtimes encode `^` as `%5E`, as the WHATWG URL standard requires since 2023
+ * (https://github.com/whatwg/url/pull/817).
  *
- * A `%5E` in `text` must stay as it is. To distinguish the two, the function replaces each `^` by a
- * unique marker before it parses the URL.
+ * A `%5E` in `text` must stay. To distinguish the two, each `^` in `text` is replaced by a unique
+ * marker, before a second parse. The markers then become `^` again.
  */
 function withCarets(url: URL, text: string): string {
   let mark = "caret";

@@ -10,8 +10,8 @@ import { VortexError } from "../../src/errors.ts";
 import { Guard } from "../shared/guard.ts";
 
 /**
- * Options of QUIC connections that clients and servers share. Deno has no options for flow-control
- * windows.
+ * QUIC connection options that are common to clients and servers. Flow-control windows are missing,
+ * because Deno has no option for them.
  */
 export interface NativeTransportOptions {
   /** Interval between PING frames in ms. Default: no PING frames. */

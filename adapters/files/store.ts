@@ -62,7 +62,9 @@ export interface AddFileOptions {
  * Piece store that serves files as tasks, directly from disk.
  *
  * Adding a file reads the file once, to compute the digests of its pieces and of its complete
- * content. The index has four bytes for every 512 KiB of content, and four bytes for every piece.
+ * content. It also computes a CRC-32 of each 512 KiB chunk. These checksums form an index in
+ * memory, of four bytes per chunk and four bytes per piece.
+ *
  * The file stays open, with one descriptor, until it is removed or the store is closed. So the
  * store serves the indexed file even if its path is renamed or replaced.
  *

@@ -52,8 +52,8 @@ const SCRATCH_BUFFER = new Uint8Array(64 * 1024);
  */
 const MAX_REAP_ATTEMPTS = 1000;
 /**
- * Time in ms within which the peer must grant stream credit while no stream is open. After it,
- * `openStream` fails and the connection counts as lost.
+ * Time in ms that `openStream` waits for stream credit (MAX_STREAMS) from the peer while no stream
+ * is open. Without credit in this time, `openStream` fails and the connection counts as lost.
  */
 const CREDIT_TIMEOUT_MS = 1000;
 /**

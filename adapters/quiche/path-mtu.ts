@@ -102,8 +102,10 @@ export class PathMtu {
   }
 
   /**
-   * Records that a datagram of `length` bytes was sent. If the large size was not tried yet, the
-   * first datagram above the safe size becomes the probe.
+   * Records that a datagram of `length` bytes was sent. The first datagram that is longer than
+   * {@link SAFE_UDP_PAYLOAD_BYTES} becomes the probe for the maximum size of the path.
+   *
+   * @param stats returns the packet counters of the connection; called when the probe starts
    */
   onSent(length: number, clock: Clock, stats: () => PathMtuStats): void {
     if (length <= SAFE_UDP_PAYLOAD_BYTES) return;

@@ -86,8 +86,9 @@ export function silentEnd(
 }
 
 /**
- * Returns the QUIC error code for a CONNECTION_CLOSE frame that rejects a connection after its
- * handshake. For `HandshakeFailed`, this is the code of a TLS alert, otherwise CONNECTION_REFUSED.
+ * Returns the error code for the CONNECTION_CLOSE frame with which this side rejects a connection
+ * whose QUIC handshake is complete. If `error` is `HandshakeFailed`, such as a rejected certificate,
+ * this is CRYPTO_ERROR: 0x100 plus the TLS alert. Otherwise it is CONNECTION_REFUSED.
  */
 export function refusalCode(error: VortexError): number {
   if (error.code !== "HandshakeFailed") return CONNECTION_REFUSED;

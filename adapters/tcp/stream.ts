@@ -90,7 +90,7 @@ export class SocketStream implements SocketByteStream {
     };
   }
 
-  /** Error that ended the socket; undefined until then. */
+  /** Error with which the socket failed; undefined while it is open, and after a clean close. */
   get failure(): VortexError | undefined {
     return this.#failure;
   }

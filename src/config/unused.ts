@@ -71,7 +71,8 @@ function overridden(input: unknown): Problem[] {
 }
 
 /**
- * Finds mutual TLS files in a section that does not name all three files, and so have no effect.
+ * Reports the mutual TLS files of a section that names only some of the three files. These files
+ * have no effect.
  */
 function incompleteMutualTls(input: unknown): Problem[] {
   return mutualTlsSections.flatMap((section) => {

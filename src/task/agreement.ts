@@ -393,8 +393,9 @@ export class Agreement {
   }
 
   /**
-   * Records that a comparison request failed, or that a digest in the response was different. The
-   * parent receives no further comparison request until {@link clearFailure}.
+   * Records that a comparison request to a parent failed, or that the parent announced a digest
+   * other than the claimed one. The parent receives no further comparison request before
+   * {@link clearFailure} is called.
    */
   failed({ parent }: Question): void {
     const state = this.#stateOf(parent);

@@ -205,9 +205,10 @@ export class TaskLayout implements SinkLayout {
    * Returns the layout for a list of pieces from the caller.
    *
    * @param contentLength length of the content in bytes, if the caller gave it
-   * @throws `InvalidArgument` if the list has gaps or more than {@link MAX_PIECES} pieces, a digest
-   * is malformed, or the range is outside the content. Also if `contentLength` is not the sum of
-   * the pieces.
+   * @throws `InvalidArgument` if the list has gaps or more than {@link MAX_PIECES} pieces
+   * @throws `InvalidArgument` if a digest is malformed, or the requested byte range is outside the
+   * content
+   * @throws `InvalidArgument` if `contentLength` differs from the sum of the lengths of the pieces
    */
   static #listed(
     task: {

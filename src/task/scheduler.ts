@@ -187,7 +187,10 @@ const HEDGE_INTERVAL_MS = 1000;
  * of the whole piece over another route.
  */
 const SLOW_FACTOR = 4;
-/** Factor in place of {@link SLOW_FACTOR} for an idle route, once no piece is left to start. */
+/**
+ * Replaces {@link SLOW_FACTOR} once every remaining piece is in flight, for a route without an
+ * attempt in flight.
+ */
 const SLOW_FACTOR_AT_END = 1.5;
 /** Time spent waiting for bytes over which the recent pace of an attempt is measured, in ms. */
 const PACE_WINDOW_MS = 5000;
@@ -811,10 +814,11 @@ export class Scheduler {
   }
 
   /**
-   * Handles a step with no attempt in flight. Returns the time of the next step if parents may
-   * still announce missing pieces, or if failed parents may recover. Otherwise returns the error.
+   * Decides what to do when no attempt is in flight and none can start. Returns the time of the
+   * next step in ms if parents may still announce missing pieces, or if failed parents may recover.
+   * Otherwise returns the error with which the download fails.
    *
-   * @param gone time of the next attempt at a failed parent
+   * @param gone earliest time in ms at which a failed parent may be tried again
    */
   #waitOrFail(
     now: number,

@@ -71,8 +71,8 @@ export class TransferStats {
   /**
    * Counts a verified piece.
    *
-   * @param length length of the requested part of the piece in bytes
-   * @param resumed true for a piece of an earlier download
+   * @param length number of bytes of the piece that lie in the requested range
+   * @param resumed true if an earlier, interrupted download had stored the piece already
    */
   addPiece(length: number, resumed: boolean): void {
     this.#pieces++;

@@ -183,8 +183,8 @@ export class AutoDownloader {
   }
 
   /**
-   * Returns the protocols that may be used with a peer, in order of preference. If `addr` is
-   * undefined, returns all protocols that may be used with any peer.
+   * Returns the configured protocols that `addr` has an address for, in order of preference. If
+   * `addr` is undefined, returns all configured protocols.
    *
    * @throws `InvalidArgument` if `addr` is malformed, or contains no address of a protocol that may
    * be used

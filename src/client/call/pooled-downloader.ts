@@ -13,7 +13,8 @@ export interface PieceClient extends PoolClient {
   /** State of the 0-RTT data of the connection, see {@link Connection.earlyData}. */
   readonly earlyData?: EarlyData;
   /**
-   * Requests a piece. If it rejects, `scope` stays open, so that the call can be retried with it.
+   * Requests a piece. If the promise rejects, `scope` stays open, so that the caller can retry with
+   * the same scope.
    */
   downloadPiece(request: PieceRequest, scope: CallScope, operation?: Operation): Promise<Piece>;
 }

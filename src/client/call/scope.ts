@@ -179,8 +179,8 @@ export class CallScope {
   }
 
   /**
-   * Pauses the piece timeout while the caller does not read, until {@link resume}. So rate limits,
-   * slow disks and slow readers do not count against the peer.
+   * Pauses the piece timeout until {@link resume} is called. Used while received data waits for the
+   * caller, so that its rate limits, slow disks and slow readers do not count against the peer.
    *
    * If the pause exceeds `unreadTimeout`, the call fails with `PieceTimeout`. This frees the
    * resources of a piece that the caller never reads to its end.

@@ -83,7 +83,8 @@ export class VortexClient implements PieceClient {
   }
 
   /**
-   * Requests a piece. If it rejects, `scope` stays open, so that the call can be retried with it.
+   * Requests a piece. If the promise rejects, `scope` stays open, so that the caller can retry with
+   * the same scope.
    */
   async downloadPiece(request: PieceRequest, scope: CallScope): Promise<Piece> {
     const kind = request.kind ?? "standard";

@@ -7,9 +7,9 @@ import type { PendingWriteBudget } from "./pending-writes.ts";
  * Splits a chunk of a response into portions, and yields each portion as soon as the upload rate
  * limit permits. Without `flow` there is no rate limit, so the chunk is yielded as one portion.
  *
- * @param flow rate-limiter flow of the response, or undefined without a rate limit. All chunks of a
- * response must use the same flow, because the limiter serves the oldest response of a network
- * first
+ * @param flow entry of the response in the rate limiter, or undefined without a rate limit. All
+ * chunks of a response must use the same flow. For each IPv4 address or IPv6 /64, the limiter
+ * serves the oldest flow first
  * @throws the signal's reason if it is a `VortexError`, else `Aborted`, when the signal aborts
  * @throws `Stalled` if {@link PendingWriteBudget} evicts the chunk while it waits
  */

@@ -14,7 +14,8 @@ import { pieceFields } from "./messages.ts";
  * the store reads it. The upload rate limit applies.
  *
  * @param head encoded bytes before the content, from {@link contentHead}
- * @param network network of the client, which the rate limiter charges for the bytes
+ * @param network IPv4 address or IPv6 /64 of the client; the rate limiter counts the bytes against
+ * it
  */
 export async function* contentBody(
   piece: StoredPiece,
@@ -65,9 +66,10 @@ export function enclosingMessages(ids: Uint8Array, field: number): readonly Encl
 }
 
 /**
- * Encodes everything in a length-prefixed gRPC message that precedes the content of a piece. To
- * make that possible, the content is the last field of the piece, and the piece is the last field
- * of each enclosing message. Decoders accept fields in any order
+ * Encodes the head of a length-prefixed gRPC message that carries a piece: all bytes of the message
+ * before the content of the piece. The caller sends the content after the head. For this purpose,
+ * the content is the last field of the piece, and the piece is the last field of each enclosing
+ * message. Decoders accept fields in any order
  * (https://protobuf.dev/programming-guides/encoding/#order).
  */
 export function contentHead(
@@ -101,9 +103,9 @@ export function envelope(message: Uint8Array): Uint8Array {
 }
 
 /**
- * Encodes a length-prefixed gRPC message except for the last `following` bytes of its innermost
- * field: the prefix, the enclosing messages and `piece`. The encoded lengths include these missing
- * bytes.
+ * Encodes the start of a length-prefixed gRPC message: the prefix, the headers of the enclosing
+ * messages, and `piece`. The caller sends the last `following` bytes of the innermost field
+ * afterwards. The encoded lengths include these bytes.
  */
 function head(
   piece: Uint8Array,
