@@ -201,7 +201,7 @@ async function runAndCheck(path: string, plan: Plan, run: Run): Promise<Ending |
   const after = filesAt(path);
   const { killed } = outcome;
   const left = outcome.events.startedOver
-    ? { ...expectation, kept: `${expectation.header}\n`, right: [] }
+    ? { ...expectation, keptText: `${expectation.header}\n`, intact: [] }
     : expectation;
   if (killed !== undefined) {
     const { files, allPieces: last } = killed;
