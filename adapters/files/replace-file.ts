@@ -15,11 +15,14 @@ const COPY_BUFFER_BYTES = 1024 * 1024;
  * resolves. Resolves to the stats of an overwritten target, or undefined after a rename.
  *
  * @param renameFile replacement of `rename`, for tests
+ * @param beforeWrite called before each write to the target, and before `from` is removed. If it
+ * rejects, so does this function, and writes no more
  */
 export async function replaceFile(
   from: string,
   to: string,
   renameFile: typeof rename = rename,
+  beforeWrite: () => Promise<void> = async () => {},
 ): Promise<BigIntStats | undefined> {
   try {
     await renameFile(from, to);
@@ -27,7 +30,9 @@ export async function replaceFile(
   } catch (error) {
     if (!isIrreplaceable(error)) throw error;
   }
-  const stats = await copy(from, to);
+  await beforeWrite();
+  const stats = await copy(from, to, beforeWrite);
+  await beforeWrite();
   await unlink(from);
   return stats;
 }
@@ -51,12 +56,16 @@ export async function requireReplaceable(path: string): Promise<void> {
   }
 }
 
-async function copy(from: string, to: string): Promise<BigIntStats> {
+async function copy(
+  from: string,
+  to: string,
+  beforeWrite: () => Promise<void>,
+): Promise<BigIntStats> {
   const source = await open(from, "r");
   try {
     const target = await open(to, "w");
     try {
-      await copyContent(source, target);
+      await copyContent(source, target, beforeWrite);
       await target.sync();
       return await target.stat({ bigint: true });
     } finally {
@@ -67,11 +76,16 @@ async function copy(from: string, to: string): Promise<BigIntStats> {
   }
 }
 
-async function copyContent(source: FileHandle, target: FileHandle): Promise<void> {
+async function copyContent(
+  source: FileHandle,
+  target: FileHandle,
+  beforeWrite: () => Promise<void>,
+): Promise<void> {
   const buffer = new Uint8Array(COPY_BUFFER_BYTES);
   for (let position = 0; ; ) {
     const { bytesRead } = await source.read(buffer, 0, COPY_BUFFER_BYTES, position);
     if (bytesRead === 0) return;
+    await beforeWrite();
     await writeFully(target, buffer.subarray(0, bytesRead), position);
     position += bytesRead;
   }

@@ -4,7 +4,8 @@ import { VortexError } from "../../src/errors.ts";
 import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "../../src/task/sink.ts";
 import { descriptorOf } from "./descriptor.ts";
 import { Journal } from "./journal.ts";
-import { FileLock } from "./lock.ts";
+import { FileLock, type LockSettings } from "./lock.ts";
+import { moveToNewInode } from "./new-inode.ts";
 import { isStillAt, openOwnFile, writeFully } from "./own-file.ts";
 import { isIrreplaceable, replaceFile, requireReplaceable } from "./replace-file.ts";
 import { type SideFiles, sideFilesOf } from "./side-files.ts";
@@ -23,6 +24,9 @@ import { codeOf, storageError } from "./storage-error.ts";
  * digests that parents announce. It discards leftovers of another task, of other digests, or of a
  * parent whose content has changed. When the suffixes make a name too long, these files are named
  * by a hash of it. For a range of a task, the file holds only the range.
+ *
+ * Leftovers of a process that is not provably dead are copied first, because it may still write to
+ * them. Without reflinks in the file system, the copy takes their space again.
  *
  * A symbolic link or pipe at one of these paths is removed. In a world-writable directory, so is
  * another user's file.
@@ -49,6 +53,11 @@ import { codeOf, storageError } from "./storage-error.ts";
  * ```
  */
 export function fileSink(path: string): TaskSink {
+  return fileSinkWith(path, {});
+}
+
+/** Creates a {@link fileSink} with these settings for its lock; for tests. */
+export function fileSinkWith(path: string, settings: LockSettings): TaskSink {
   let used = false;
   return {
     async open(layout, { digest }) {
@@ -59,7 +68,7 @@ export function fileSink(path: string): TaskSink {
         );
       }
       used = true;
-      return FileSession.open(path, layout, digest);
+      return FileSession.open(path, layout, digest, settings);
     },
   };
 }
@@ -105,14 +114,19 @@ class FileSession implements SinkSession {
     path: string,
     layout: SinkLayout,
     digest: string | undefined,
+    settings: LockSettings,
   ): Promise<FileSession> {
     await requireFile(path);
     const paths: Paths = { path, ...(await sideFilesOf(path)) };
-    const lock = await FileLock.take(paths.lock);
+    const lock = await FileLock.take(paths.lock, {
+      detach: (lock) => detach(paths, lock),
+      ...settings,
+    });
     try {
-      const journal = await Journal.open(paths.journal, layout, { digest });
+      const openFile = (path: string): Promise<FileHandle> => openHeld(path, lock);
+      const journal = await Journal.open(paths.journal, layout, { digest, openFile });
       try {
-        const handle = await openPart(paths, journal, layout);
+        const handle = await openPart(paths, journal, layout, lock);
         return new FileSession(paths, layout, handle, journal, lock);
       } catch (error) {
         await journal.close();
@@ -125,12 +139,14 @@ class FileSession implements SinkSession {
   }
 
   async write(_number: number, position: number, chunk: Uint8Array): Promise<void> {
-    await this.#use(`cannot write ${this.#paths.part}`, (handle) =>
-      writeFully(handle, chunk, position),
-    );
+    await this.#use(`cannot write ${this.#paths.part}`, async (handle) => {
+      await this.#lock.requireHeld();
+      await writeFully(handle, chunk, position);
+    });
   }
 
   async commit(piece: SinkPiece): Promise<void> {
+    await this.#lock.requireHeld();
     await this.#journal.add(piece);
     this.#committed = true;
   }
@@ -152,8 +168,9 @@ class FileSession implements SinkSession {
     return buffer.subarray(0, bytesRead);
   }
 
-  restart(kept: readonly SinkPiece[]): Promise<void> {
-    return this.#journal.restart(kept);
+  async restart(kept: readonly SinkPiece[]): Promise<void> {
+    await this.#lock.requireHeld();
+    await this.#journal.restart(kept);
   }
 
   async advance(): Promise<void> {}
@@ -161,14 +178,17 @@ class FileSession implements SinkSession {
   async finish(): Promise<void> {
     const { path, part, journal } = this.#paths;
     try {
-      await this.#requireIntact();
+      await this.#lock.confirm();
+      await this.#requireUncut();
       // Bytes beyond the end can only be leftovers of an earlier file at this path.
       await this.#handle.truncate(this.#layout.length);
       await this.#handle.sync();
       // From here on, a killed process leaves either the part or the file, both with the whole
       // content.
       await this.#journal.end();
-      const copied = await replaceFile(part, path);
+      // Last, because syncing may take longer than a lock is valid without a heartbeat.
+      await this.#requireOwned();
+      const copied = await replaceFile(part, path, rename, () => this.#lock.requireHeld());
       await syncDirectory(dirname(path));
       const { size, mtimeNs, ino } = copied ?? (await this.#handle.stat({ bigint: true }));
       this.#stamp = { size, mtimeNs, ino };
@@ -176,7 +196,7 @@ class FileSession implements SinkSession {
       throw storageError(error, `cannot create ${path}`);
     }
     await this.#journal.close();
-    await unlink(journal).catch(() => {});
+    if (await this.#isHeld()) await unlink(journal).catch(() => {});
     await this.#lock.release();
     await this.#settled();
     await this.#handle.close();
@@ -187,7 +207,8 @@ class FileSession implements SinkSession {
     await this.#settled();
     await this.#handle.close().catch(() => {});
     await this.#journal.close().catch(() => {});
-    if (discard || !this.#committed) {
+    // Without the lock, the files at these paths belong to another process.
+    if ((discard || !this.#committed) && (await this.#isHeld())) {
       await unlink(this.#paths.part).catch(() => {});
       await unlink(this.#paths.journal).catch(() => {});
     }
@@ -195,22 +216,32 @@ class FileSession implements SinkSession {
   }
 
   /**
-   * Checks that no other process truncated or replaced the file, or took the lock. Such a file
-   * would be reported as complete although it lacks verified bytes. Rejects with `StorageFailed`.
+   * Checks that no other process truncated the file. Such a file would be reported as complete
+   * although it lacks verified bytes. Rejects with `StorageFailed`.
    */
-  async #requireIntact(): Promise<void> {
-    const { part } = this.#paths;
+  async #requireUncut(): Promise<void> {
     const { size } = await this.#handle.stat();
-    if (
-      size >= this.#layout.length &&
-      (await this.#lock.isHeld()) &&
-      (await isStillAt(part, this.#handle))
-    )
-      return;
-    throw new VortexError(
+    if (size < this.#layout.length) throw this.#changedError();
+  }
+
+  /**
+   * Checks that no other process replaced the file or took the lock over. Rejects with
+   * `StorageFailed`.
+   */
+  async #requireOwned(): Promise<void> {
+    await this.#lock.confirm();
+    if (!(await isStillAt(this.#paths.part, this.#handle))) throw this.#changedError();
+  }
+
+  #changedError(): VortexError {
+    return new VortexError(
       "StorageFailed",
-      `${part}: changed by another process during the download; run it again`,
+      `${this.#paths.part}: changed by another process during the download; run it again`,
     );
+  }
+
+  #isHeld(): Promise<boolean> {
+    return this.#lock.isHeld().catch(() => false);
   }
 
   async #settled(): Promise<void> {
@@ -277,23 +308,46 @@ async function requireFile(path: string): Promise<void> {
   if (stats !== undefined) await requireReplaceable(path);
 }
 
+/** Moves part and journal out of reach of an earlier holder that may still write to them. */
+async function detach({ journal, part }: SideFiles, lock: FileLock): Promise<void> {
+  // The journal first: the part, copied later, has every piece that the copied journal lists.
+  for (const path of [journal, part]) await moveToNewInode(path, () => lock.confirm());
+}
+
+/**
+ * Opens a file that only the holder of `lock` may write to. Checks the lock after opening: a file
+ * opened while the lock was held does not belong to a later holder.
+ */
+async function openHeld(path: string, lock: FileLock): Promise<FileHandle> {
+  const handle = await openOwnFile(path);
+  try {
+    await lock.requireHeld();
+    return handle;
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
 /** Opens the part file, with the content of an earlier download if its journal lists pieces. */
 async function openPart(
   { path, part }: Paths,
   journal: Journal,
   layout: SinkLayout,
+  lock: FileLock,
 ): Promise<FileHandle> {
   try {
     const made = journal.complete && journal.found.length > 0;
     if (made && (await sizeOf(part)) === undefined && (await sizeOf(path)) === layout.length) {
       // The earlier process was killed between its last two steps. Its file is moved back to be
       // verified. A file that cannot be moved stays, and its content is fetched again.
+      await lock.confirm();
       await rename(path, part).catch((error: unknown) => {
         if (!isIrreplaceable(error)) throw error;
       });
     }
     // Journaled pieces that are missing in the file fail verification and are fetched again.
-    const handle = await openOwnFile(part);
+    const handle = await openHeld(part, lock);
     if (journal.found.length === 0) await handle.truncate(0);
     return handle;
   } catch (error) {

@@ -10,13 +10,15 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { type FileHandle, mkdtemp, open, rm, unlink } from "node:fs/promises";
+import { type FileHandle, mkdtemp, open, rename, rm, unlink } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { describe, it } from "node:test";
 import { FileLock, type LockFiles } from "../../../adapters/files/lock.ts";
+import { probeBeside } from "../../../adapters/files/own-file.ts";
 import { ownIdentity, type ProcessIdentity } from "../../../adapters/files/processes.ts";
+import { VortexError } from "../../../src/errors.ts";
 import { assertRejects } from "../../support/failures.ts";
 import { FakeClock, settle } from "../../support/fake-clock.ts";
 import { root, runner, startProgram } from "../../support/run.ts";
@@ -31,7 +33,7 @@ const noNamespaces =
   spawnSync("unshare", ["--pid", "--fork", "--mount-proc", "true"]).status === 0
     ? ""
     : " [gap: needs root, for a pid namespace]";
-const files: LockFiles = { open, unlink };
+const files: LockFiles = { open, rename, unlink, probe: probeBeside };
 
 /**
  * Runs a test with the path of a lock in a new directory. Afterwards, only `left` may remain there.
@@ -65,6 +67,31 @@ async function textOf(
 function setAge(path: string, age: number): void {
   const past = new Date(Date.now() - age);
   utimesSync(path, past, past);
+}
+
+/** Returns file operations whose file system says that `path` was written exactly `age` ms ago. */
+function agedExactly(path: string, age: number): LockFiles {
+  const seconds = 1_000_000_000;
+  utimesSync(path, seconds, seconds);
+  const probe: LockFiles["probe"] = async (name) =>
+    Object.assign(await probeBeside(name), { mtimeMs: seconds * 1000 + age });
+  return { ...files, probe };
+}
+
+/** Clock that also advances without its timers, as in a suspended process. */
+class SuspendableClock extends FakeClock {
+  /** Time that passed without firing timers, in ms. */
+  suspended = 0;
+
+  override now(): number {
+    return super.now() + this.suspended;
+  }
+}
+
+/** Makes process 17 on a host named `there` the holder of a lock. */
+async function loseTo17(path: string): Promise<void> {
+  unlinkSync(path);
+  writeFileSync(path, await textOf({ system: "elsewhere", host: "there", pid: 17 }));
 }
 
 /** Takes the lock and releases it. */
@@ -374,6 +401,270 @@ describe(`a lock's pid, in one pid namespace of one boot,${noPids}`, {
     }));
 });
 
+describe("the time limits of a lock", () => {
+  it("declare a holder of another system gone after exactly 60 s of silence", () =>
+    withLock(async (path) => {
+      writeFileSync(path, await textOf({ system: "elsewhere" }));
+      const early = agedExactly(path, 59_999);
+      const { message } = await assertRejects(
+        FileLock.take(path, { files: early }),
+        "StorageFailed",
+      );
+      assert.match(message, /, last heartbeat 60 s ago; if it was killed, try again in 1 s$/);
+      await (await FileLock.take(path, { files: agedExactly(path, 60_000) })).release();
+    }));
+
+  it("declare a lock without content abandoned after exactly 1 s", () =>
+    withLock(async (path) => {
+      writeFileSync(path, "");
+      let probes = 0;
+      const young = agedExactly(path, 999);
+      const probe: LockFiles["probe"] = async (name) => {
+        // From the third probe on, one millisecond older.
+        const stats = await young.probe(name);
+        return Object.assign(stats, { mtimeMs: stats.mtimeMs + (++probes < 3 ? 0 : 1) });
+      };
+      await (await FileLock.take(path, { files: { ...files, probe } })).release();
+      assert.equal(probes, 3);
+    }));
+
+  it("declare a guard abandoned after exactly 10 s", () =>
+    withLock(async (path) => {
+      const guard = `${path}.guard`;
+      writeFileSync(path, await textOf({ system: "elsewhere" }));
+      writeFileSync(guard, "");
+      let probes = 0;
+      const young = agedExactly(guard, 9_999);
+      const probe: LockFiles["probe"] = async (name) => {
+        if (name !== guard) return probeBeside(name);
+        const stats = await young.probe(name);
+        return Object.assign(stats, { mtimeMs: stats.mtimeMs + (++probes < 3 ? 0 : 1) });
+      };
+      setAge(path, YEAR_MS);
+      await (await FileLock.take(path, { files: { ...files, probe } })).release();
+      assert.equal(probes, 3);
+    }));
+});
+
+describe("the files that an abandoned lock guards", () => {
+  /** Takes the lock and releases it. Returns how often the files were detached. */
+  async function detachCountOf(path: string): Promise<number> {
+    let count = 0;
+    const detach = async (lock: FileLock): Promise<void> => {
+      assert.equal(await lock.isHeld(), true);
+      count++;
+    };
+    await (await FileLock.take(path, { detach })).release();
+    return count;
+  }
+
+  it("are detached when the holder was only silent, before `take` resolves", () =>
+    withLock(async (path) => {
+      for (const text of [await textOf({ system: "elsewhere" }), "another program", ""]) {
+        writeFileSync(path, text);
+        setAge(path, YEAR_MS);
+        assert.equal(await detachCountOf(path), 1, text);
+      }
+    }));
+
+  it("are not detached when there was no lock", () =>
+    withLock(async (path) => assert.equal(await detachCountOf(path), 0)));
+
+  it(`are not detached when the holder is provably dead${noPids}`, { skip: noPids !== "" }, () =>
+    withLock(async (path) => {
+      writeFileSync(path, await textOf({ started: "1" }));
+      assert.equal(await detachCountOf(path), 0);
+    }),
+  );
+
+  it(
+    `are detached when a taker was killed after it had taken over from a silent holder${noPids}`,
+    { skip: noPids !== "" },
+    () =>
+      withLock(async (path) => {
+        writeFileSync(path, await textOf({ system: "elsewhere" }));
+        setAge(path, YEAR_MS);
+        const lock = await FileLock.take(path);
+        const { started: _, ...holder } = JSON.parse(readFileSync(path, "utf8"));
+        await lock.release();
+        // Looks like the lock of a process whose pid was reused.
+        writeFileSync(path, JSON.stringify({ ...holder, started: "1" }));
+        assert.equal(await detachCountOf(path), 1);
+        writeFileSync(path, JSON.stringify({ ...holder, started: "1", contested: "yes" }));
+        assert.equal(await detachCountOf(path), 0);
+      }),
+  );
+
+  it("are never without a lock, so every taker learns of the silent holder", () =>
+    withLock(async (path) => {
+      const text = await textOf({ system: "elsewhere" });
+      writeFileSync(path, text);
+      setAge(path, YEAR_MS);
+      const seen: boolean[] = [];
+      const watched: LockFiles = {
+        ...files,
+        open: ((name: string, flags: string) => {
+          seen.push(existsSync(path));
+          return open(name, flags);
+        }) as typeof open,
+        unlink: async (name) => {
+          await unlink(name);
+          seen.push(existsSync(path));
+        },
+      };
+      const lock = await FileLock.take(path, { files: watched });
+      assert.ok(seen.length >= 4 && !seen.includes(false), String(seen));
+      await lock.release();
+    }));
+
+  it("are detached by the next taker, in this process too, when the first taker failed to", () =>
+    withLock(async (path) => {
+      writeFileSync(path, await textOf({ system: "elsewhere" }));
+      setAge(path, YEAR_MS);
+      const clock = new FakeClock();
+      const opened = wrapped(() => ({}));
+      const full = new VortexError("StorageFailed", "the disk is full");
+      const taking = FileLock.take(path, {
+        clock,
+        files: opened,
+        detach: () => Promise.reject(full),
+      });
+      await assert.rejects(taking, full);
+      assert.deepEqual([readFileSync(path, "utf8"), clock.pending], ["", 0]);
+      await assertClosed(opened);
+      setAge(path, 1_000);
+      assert.equal(await detachCountOf(path), 1);
+    }));
+});
+
+describe("a suspended holder", () => {
+  const lost =
+    /^lock \S+ was taken over by process 17 on there: expected a heartbeat every 10 s, got none for 31 s; run this download again when no other download writes to the file$/;
+
+  it("reads its lock before it writes, once its last heartbeat is more than 30 s old", () =>
+    withLock(async (path) => {
+      const clock = new SuspendableClock();
+      const lock = await FileLock.take(path, { clock });
+      await loseTo17(path);
+      clock.suspended = 30_000;
+      await lock.requireHeld();
+      clock.suspended += 1;
+      const error = await assertRejects(lock.requireHeld(), "StorageFailed");
+      assert.match(error.message, lost);
+      // The lock stays lost, whatever happens to the file.
+      unlinkSync(path);
+      clock.suspended = 0;
+      assert.equal(await assertRejects(lock.requireHeld(), "StorageFailed"), error);
+      assert.equal(await assertRejects(lock.confirm(), "StorageFailed"), error);
+      await lock.release();
+    }));
+
+  it("continues when no other process took the lock, after one heartbeat for all its writes", () =>
+    withLock(async (path) => {
+      const clock = new SuspendableClock();
+      let writes = 0;
+      const counting = wrapped((file) => ({
+        write: (...args: Parameters<FileHandle["write"]>) => {
+          writes++;
+          return file.write(...args);
+        },
+      }));
+      const lock = await FileLock.take(path, { clock, files: counting });
+      setAge(path, YEAR_MS);
+      clock.suspended = 31_000;
+      await lock.requireHeld();
+      assert.ok(statSync(path).mtimeMs > Date.now() - YEAR_MS / 2);
+      await lock.requireHeld();
+      assert.equal(writes, 2);
+      await lock.release();
+    }));
+
+  it("reads its lock before each write while its heartbeats fail", () =>
+    withLock(async (path) => {
+      const clock = new SuspendableClock();
+      let failing = false;
+      const dying = wrapped((file) => ({
+        write: (...args: Parameters<FileHandle["write"]>) =>
+          failing ? Promise.reject(failure("EIO")) : file.write(...args),
+      }));
+      const lock = await FileLock.take(path, { clock, files: dying });
+      failing = true;
+      clock.suspended = 31_000;
+      await lock.requireHeld();
+      await loseTo17(path);
+      assert.match((await assertRejects(lock.requireHeld(), "StorageFailed")).message, lost);
+      unlinkSync(path);
+      await lock.release();
+    }));
+
+  it("detects the loss at its next heartbeat when its clock was suspended too", () =>
+    withLock(async (path) => {
+      const clock = new FakeClock();
+      const lock = await FileLock.take(path, { clock });
+      unlinkSync(path);
+      await lock.requireHeld();
+      await clock.advance(10_000);
+      const checked = (): Promise<string> =>
+        lock.requireHeld().then(
+          () => "held",
+          ({ message }: VortexError) => message,
+        );
+      while ((await checked()) === "held") await settle();
+      assert.match(await checked(), /was taken over or removed: expected a heartbeat every 10 s/);
+      await lock.release();
+    }));
+
+  it("between creating its lock and writing it loses the lock to the next taker", () =>
+    withLock(async (path) => {
+      let taken: FileLock | undefined;
+      const stopped = wrapped((file) => ({
+        write: async (...args: Parameters<FileHandle["write"]>) => {
+          if (taken === undefined) {
+            setAge(path, 1_000);
+            taken = await FileLock.take(path);
+          }
+          return file.write(...args);
+        },
+      }));
+      const error = await assertRejects(FileLock.take(path, { files: stopped }), "StorageFailed");
+      assert.match(error.message, /^file in use by another download: /);
+      assert.equal(await taken?.isHeld(), true);
+      await assertClosed(stopped);
+      await taken?.release();
+    }));
+
+  it("loses its lock to a process that takes it over during a late heartbeat", () =>
+    withLock(async (path) => {
+      const clock = new SuspendableClock();
+      let late = false;
+      const racing = wrapped((file) => ({
+        write: async (...args: Parameters<FileHandle["write"]>) => {
+          if (late) await loseTo17(path);
+          return file.write(...args);
+        },
+      }));
+      const lock = await FileLock.take(path, { clock, files: racing });
+      late = true;
+      clock.suspended = 31_000;
+      assert.match((await assertRejects(lock.requireHeld(), "StorageFailed")).message, lost);
+      await lock.release();
+      assert.equal(JSON.parse(readFileSync(path, "utf8")).pid, 17);
+      unlinkSync(path);
+    }));
+
+  it("does not write when it cannot read its lock", () =>
+    withLock(async (path) => {
+      const clock = new SuspendableClock();
+      const lock = await FileLock.take(path, { clock });
+      unlinkSync(path);
+      writeFileSync(path, "x".repeat(5000));
+      clock.suspended = 31_000;
+      await assertRejects(lock.requireHeld(), "StorageFailed");
+      unlinkSync(path);
+      await lock.release();
+    }));
+});
+
 it(
   `a lock of a container with the same host name is not taken over${noNamespaces}`,
   { skip: noNamespaces !== "", timeout: 60_000 },
@@ -413,7 +704,7 @@ describe("a lock's file", () => {
         assert.equal(existsSync(path), false);
       }
       assert.equal(full.opened.length, 2);
-      for (const { file } of full.opened) await assert.rejects(file.stat(), "the file is closed");
+      await assertClosed(full);
       await takeOver(path);
     }));
 
@@ -516,6 +807,10 @@ describe("a lock's file", () => {
         () => Promise.reject(failure("EROFS")),
       );
       await (await FileLock.take(path, { files: stuck })).release();
+      assert.match(
+        (await assertRejects(FileLock.take(path), "StorageFailed")).message,
+        /, last heartbeat /,
+      );
       setAge(path, 61_000);
       await takeOver(path);
     }, []));
@@ -561,28 +856,44 @@ describe("a lock's file", () => {
         (name) => opened.push(name.slice(path.length)),
       );
       await (await FileLock.take(path, { files: watched })).release();
-      assert.deepEqual(opened, ["", ".guard", ""], "it was taken over at the first look");
+      const [lock, guard, fresh = "", ...others] = opened;
+      assert.deepEqual(
+        [lock, guard, others],
+        ["", ".guard", []],
+        "taken over at the first attempt",
+      );
+      assert.match(fresh, /^\.[0-9a-f]{8}$/);
     }));
 });
 
 describe("the guard of an abandoned lock", () => {
-  it("exists while the lock is removed, and is gone before the new lock is created", () =>
+  it("exists from before the new lock is written until it has replaced the abandoned one", () =>
     withLock(async (path) => {
       const calls: string[] = [];
+      const suffix = (name: unknown): string =>
+        String(name)
+          .slice(path.length)
+          .replace(/[0-9a-f]{8}/, "new");
       const watched: LockFiles = {
+        ...files,
         open: ((name: string, flags: string) => {
-          calls.push(`open ${name.slice(path.length)}`);
+          calls.push(`open ${suffix(name)}`);
           return open(name, flags);
         }) as typeof open,
+        rename: async (from, to) => {
+          calls.push(`rename ${suffix(from)} ${suffix(to)}`);
+          await rename(from, to);
+        },
         unlink: async (name) => {
-          calls.push(`unlink ${String(name).slice(path.length)}`);
+          calls.push(`unlink ${suffix(name)}`);
           await unlink(name);
         },
       };
       writeFileSync(path, await textOf({ system: "elsewhere" }));
       setAge(path, YEAR_MS);
       const lock = await FileLock.take(path, { files: watched });
-      assert.deepEqual(calls, ["open ", "open .guard", "unlink ", "unlink .guard", "open "]);
+      const replaced = ["open .new", "rename .new ", "unlink .guard"];
+      assert.deepEqual(calls, ["open ", "open .guard", ...replaced]);
       await lock.release();
     }));
 
@@ -612,15 +923,46 @@ describe("the guard of an abandoned lock", () => {
       assert.ok(performance.now() - began > 40, "10 ms between two attempts");
     }));
 
-  it("is removed when the lock cannot be removed", () =>
+  it("is removed when the lock cannot be replaced, and so is the new lock", () =>
+    withLock(async (path) => {
+      const text = await textOf({ system: "elsewhere" });
+      writeFileSync(path, text);
+      setAge(path, YEAR_MS);
+      const stuck = wrapped(() => ({}), unlink, undefined, {
+        rename: () => Promise.reject(failure("EROFS")),
+      });
+      const error = await assertRejects(FileLock.take(path, { files: stuck }), "StorageFailed");
+      assert.equal(error.message, `cannot replace ${path}: read-only file system`);
+      assert.equal(readFileSync(path, "utf8"), text);
+      await assertClosed(stuck);
+      unlinkSync(path);
+    }, []));
+
+  it("is removed when the new lock cannot be written, and the abandoned lock stays", () =>
+    withLock(async (path) => {
+      const text = await textOf({ system: "elsewhere" });
+      writeFileSync(path, text);
+      setAge(path, YEAR_MS);
+      const full = wrapped(() => ({ write: () => Promise.reject(failure("ENOSPC")) }));
+      const error = await assertRejects(FileLock.take(path, { files: full }), "StorageFailed");
+      assert.match(error.message, /^cannot write \S+lock\.[0-9a-f]{8}: no space left on device/);
+      assert.equal(readFileSync(path, "utf8"), text);
+      unlinkSync(path);
+    }, []));
+
+  it("is removed when the new lock cannot be created", () =>
     withLock(async (path) => {
       writeFileSync(path, await textOf({ system: "elsewhere" }));
       setAge(path, YEAR_MS);
-      const stuck = wrapped(
-        () => ({}),
-        (name) => (name === path ? Promise.reject(failure("EROFS")) : unlink(name)),
-      );
-      await assert.rejects(FileLock.take(path, { files: stuck }));
+      const refusing: LockFiles = {
+        ...files,
+        open: ((name: string, flags: string) =>
+          /\.[0-9a-f]{8}$/.test(name)
+            ? Promise.reject(failure("EROFS"))
+            : open(name, flags)) as typeof open,
+      };
+      const error = await assertRejects(FileLock.take(path, { files: refusing }), "StorageFailed");
+      assert.match(error.message, /^cannot create \S+lock\.[0-9a-f]{8}: read-only file system/);
       unlinkSync(path);
     }, []));
 
@@ -647,7 +989,7 @@ describe("the guard of an abandoned lock", () => {
         () => ({}),
         unlink,
         (name) => {
-          if (name !== path) writeFileSync(path, since);
+          if (name.endsWith(".guard")) writeFileSync(path, since);
         },
       );
       const error = await assertRejects(FileLock.take(path, { files: watched }), "StorageFailed");
@@ -667,11 +1009,17 @@ function failure(code: string): Error {
   return Object.assign(new Error("native"), { code });
 }
 
+/** Checks that every file opened with these operations is closed. */
+async function assertClosed({ opened }: ReturnType<typeof wrapped>): Promise<void> {
+  for (const { file } of opened) await assert.rejects(file.stat(), "the file is closed");
+}
+
 /** Creates file operations with replacements, and records the files that they open. */
 function wrapped(
   replace: (file: FileHandle) => object,
   remove: (path: string) => Promise<void> = unlink,
   onOpen: (path: string) => void = () => {},
+  more: Partial<LockFiles> = {},
 ): LockFiles & { readonly opened: { readonly file: FileHandle }[] } {
   const opened: { file: FileHandle }[] = [];
   const opening = async (path: string, flags: string): Promise<FileHandle> => {
@@ -688,5 +1036,6 @@ function wrapped(
       },
     });
   };
-  return { open: opening as typeof open, unlink: remove as typeof unlink, opened };
+  const changed = { open: opening as typeof open, unlink: remove as typeof unlink };
+  return { ...files, ...changed, ...more, opened };
 }

@@ -172,6 +172,59 @@ describe("a journal", () => {
       assert.equal(readFileSync(path, "utf8"), `${whole}${lineOf(2)}\n`);
     }));
 
+  it("ignores a last line without a line feed, even if it is complete JSON", () =>
+    withPath(async (path) => {
+      for (const unfinished of [lineOf(2), '{"complete":true}']) {
+        writeFileSync(path, `${headerWith(null)}\n${lineOf(1)}\n${unfinished}`);
+        const journal = await Journal.open(path, layout);
+        assert.deepEqual([journal.found, journal.complete], [[piece(1)], false]);
+        await journal.close();
+        assert.equal(readFileSync(path, "utf8"), `${headerWith(null)}\n${lineOf(1)}\n`);
+      }
+    }));
+
+  it("with an incomplete header is restarted", () =>
+    withPath(async (path) => {
+      for (const text of ["", headerWith(null), `${headerWith(null)}${lineOf(1)}`]) {
+        writeFileSync(path, text);
+        assert.deepEqual(await foundAt(path), []);
+        assert.equal(readFileSync(path, "utf8"), `${headerWith(null)}\n`);
+      }
+    }));
+
+  it("keeps its header when a later download restarts it", () =>
+    withPath(async (path) => {
+      writeFileSync(path, `${headerWith(null)}\n${lineOf(1)}\n${lineOf(2)}\n`);
+      const calls: string[] = [];
+      const journal = await Journal.open(path, layout, { openFile: noting(calls) });
+      calls.length = 0;
+      await journal.restart([piece(2)]);
+      await journal.close();
+      const first = headerWith(null).length + 1;
+      assert.deepEqual(calls, [`truncate ${first}`, `write at ${first}`, "close"]);
+      assert.equal(readFileSync(path, "utf8"), `${headerWith(null)}\n${lineOf(2)}\n`);
+    }));
+
+  it("gives StorageFailed with the reason when the disk is full, at every write", () =>
+    withPath(async (path) => {
+      let full = false;
+      const fail = (): void => {
+        if (full) throw Object.assign(new Error("native"), { code: "ENOSPC" });
+      };
+      const openFile = noting([], { write: fail, truncate: fail });
+      const journal = await Journal.open(path, layout, { openFile });
+      full = true;
+      for (const attempt of [
+        () => journal.add(piece(1)),
+        () => journal.restart([]),
+        () => journal.end(),
+      ]) {
+        const error = await assertRejects(attempt(), "StorageFailed");
+        assert.equal(error.message, `cannot write the journal ${path}: no space left on device`);
+      }
+      await journal.close();
+    }));
+
   it("is emptied before a new header is written, so a kill leaves no pieces of other content", () =>
     withPath(async (path) => {
       writeFileSync(path, `{"another":"${"x".repeat(500)}"}\n${lineOf(1)}\n${lineOf(2)}\n`);
