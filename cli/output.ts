@@ -1,9 +1,10 @@
 /** Opens and writes the target of `--output`. */
 import { write } from "node:fs";
-import { open, realpath, rm, stat } from "node:fs/promises";
+import { open, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { type Descriptor, descriptorOf } from "../adapters/files/descriptor.ts";
+import { linkTarget } from "../adapters/files/link-target.ts";
 import { replaceFile, requireReplaceable } from "../adapters/files/replace-file.ts";
 import { codeOf, storageError } from "../adapters/files/storage-error.ts";
 import { VortexError } from "../src/errors.ts";
@@ -41,7 +42,7 @@ export async function targetOf(output: string): Promise<Target> {
   if (kind === "device") return { kind, path: output };
   if (descriptor !== undefined)
     return { kind: "descriptor", path: output, fd: fileOf(descriptor, output, kind) };
-  return { kind: "file", path: await realpath(output).catch(() => output) };
+  return { kind: "file", path: await linkTarget(output) };
 }
 
 /** Returns the standard stream for JSON objects: one that `target` does not fill with content. */

@@ -255,6 +255,63 @@ describe("vortex-peer get", () => {
       assert.deepEqual((await readdir(dir)).sort(), ["file", "link"]);
     }));
 
+  for (const [what, links, target] of [
+    ["a symbolic link", { link: "deep/real" }, "deep/real"],
+    ["an absolute symbolic link", { link: "DIR/deep/real" }, "deep/real"],
+    [
+      "a chain of symbolic links",
+      { link: "deep/second", "deep/second": "../third", third: "real" },
+      "real",
+    ],
+    [
+      "a symbolic link whose target is behind another link",
+      { folder: "deep/er", link: "folder/../real" },
+      "deep/real",
+    ],
+  ] as const) {
+    it(`creates the missing target of ${what}, and keeps the link`, () =>
+      inTempDir(async (dir) => {
+        await mkdir(join(dir, "deep/er"), { recursive: true });
+        const created = Object.entries(links).map(
+          ([name, to]) => [join(dir, name), to.replace("DIR", dir)] as const,
+        );
+        for (const [name, to] of created) await symlink(to, name);
+        await withPeer(async (face) => {
+          const { code, err } = await run(
+            face,
+            getFrom(peers.tcp, ...lengths, "-o", join(dir, "link")),
+          );
+          assert.equal(code, 0, err);
+        });
+        for (const [name, to] of created) assert.equal(await readlink(name), to);
+        assert.deepEqual(new Uint8Array(await readFile(join(dir, target))), content);
+        const names = (await readdir(dir, { recursive: true })).sort();
+        assert.deepEqual(names, ["deep", "deep/er", target, ...Object.keys(links)].sort());
+      }));
+  }
+
+  for (const [what, link, message] of [
+    ["in a loop", "link", /cannot write \S+link: symbolic link loop\n$/],
+    [
+      "to the name of a missing directory",
+      "none/",
+      /link: expected a link to a file, got a link to the directory name \S+none\/\n$/,
+    ],
+    ["into a missing directory", "none/real", /no such file or directory\n$/],
+  ] as const) {
+    it(`rejects a symbolic link ${what}, and keeps it`, () =>
+      inTempDir(async (dir) => {
+        const path = join(dir, "link");
+        await symlink(link, path);
+        await withPeer(async (face) => {
+          const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", path));
+          assert.equal(code, 7);
+          assert.match(err, message);
+        });
+        assert.deepEqual([await readlink(path), await readdir(dir)], [link, ["link"]]);
+      }));
+  }
+
   it("writes to its standard streams when -o names their descriptors, also through a link", () =>
     inTempDir(async (dir) => {
       const link = join(dir, "link");

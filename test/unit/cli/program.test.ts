@@ -379,6 +379,8 @@ describe("vortex-peer piece", () => {
       await symlink(file, link);
       await withPeer(async (face) => {
         assert.equal((await run(face, pieceOf(peers.tcp, 1, "-o", link))).code, 0);
+        await rm(file);
+        assert.equal((await run(face, pieceOf(peers.tcp, 1, "-o", link))).code, 0);
         assert.equal((await run(face, pieceOf(peers.tcp, 1, "-o", "/dev/null"))).code, 0);
       });
       assert.equal(await readlink(link), file);
