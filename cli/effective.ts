@@ -22,6 +22,8 @@ export interface ConfigFlags {
 
 /** Command-line options of a downloader. Durations are in ms, rates in bytes/s. */
 export interface DownloaderFlags extends ConfigFlags {
+  /** Omits the warnings about values without effect. */
+  readonly quiet?: boolean | undefined;
   readonly protocol?: ProtocolChoice | undefined;
   readonly connectTimeout?: number | undefined;
   readonly pieceTimeout?: number | undefined;
@@ -81,7 +83,7 @@ export async function effectiveConfig(
   const path = flags.config ?? (env[configVariable] || undefined);
   if (path === undefined) return loadedConfig(flagLayer);
   try {
-    return loadedConfig(flagLayer, await readConfigLayer(path));
+    return loadedConfig(flagLayer, await readConfigLayer(path, flags.quiet ? () => {} : undefined));
   } catch (error) {
     if (!(error instanceof VortexError) || error.code !== "InvalidArgument") throw error;
     throw new ConfigFailure(error);

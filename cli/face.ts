@@ -15,6 +15,9 @@ export interface CliFace {
   createDirectory(options: DirectoryFlags): CliDirectory;
 }
 
+/** Receives one line of a warning. It begins with `vortex-peer: ` and names library options. */
+export type Warn = (line: string) => void;
+
 /** Methods of a {@link TaskDownloader} that the command uses. */
 export type CliDownloader = Pick<TaskDownloader, "downloadPiece" | "downloadTask" | "streamTask"> &
   AsyncDisposable;

@@ -9,6 +9,7 @@ import { type ByteRange, MAX_PIECE_LENGTH } from "../src/piece.ts";
 import { systemClock } from "../src/runtime.ts";
 import type { TaskDownload, TaskOptions, TaskReport, TaskRequest } from "../src/task/task.ts";
 import { effectiveDownloaderOptions } from "./effective.ts";
+import { inFlags } from "./flag-words.ts";
 import { JsonReporter, jsonHelp } from "./json-reporter.ts";
 import { jsonOutput, type Target, targetOf, withStream } from "./output.ts";
 import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";
@@ -193,7 +194,9 @@ async function fetchTask(
 ): Promise<TaskReport> {
   const { signal } = environment;
   const tls = await peerTls(options, downloaderOptions);
-  const face = await environment.loadFace();
+  const face = await environment.loadFace((line) => {
+    if (!options.quiet) reporter.warning(inFlags(line));
+  });
   await using downloader = face.createDownloader({
     ...downloaderOptions,
     ...tls,

@@ -22,6 +22,7 @@ export const jsonHelp: string = [
   "  protocol-left-out  parent, protocol, reasons: the parent's other protocols remain in use",
   "  parent-left-out    parent, reasons: retried from time to time, unless it sent wrong bytes",
   "  parent-back        parent, protocol (if it has several): delivers pieces again",
+  "  warning            message",
   "  started-over       parents, error: pieces from these parents are fetched again",
   "  done               last line on success: bytes, pieces, resumedBytes, resumedPieces, verified,",
   "                     duration, parents",
@@ -58,6 +59,10 @@ export class JsonReporter implements Reporter {
 
   protocol(event: ProtocolEvent): void {
     this.#write({ type: "protocol", ...event });
+  }
+
+  warning(line: string): void {
+    this.#write({ type: "warning", message: line.replace(/^vortex-peer: /, "") });
   }
 
   async done(report: TaskReport): Promise<void> {

@@ -1,7 +1,8 @@
 import type { Command } from "commander";
 import * as v from "valibot";
-import { VortexError } from "../src/errors.ts";
+import { oneLine, VortexError } from "../src/errors.ts";
 import { effectiveDownloaderOptions } from "./effective.ts";
+import { inFlags } from "./flag-words.ts";
 import { targetOf, type Write, withFile, withStream } from "./output.ts";
 import { addFetchOptions, fetchEntries, hostId, peerTls } from "./peer-options.ts";
 import type { CliEnvironment } from "./terminal.ts";
@@ -55,10 +56,10 @@ async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Pr
   const downloaderOptions = await effectiveDownloaderOptions(options, environment);
   const fill = async (write: Write): Promise<void> => {
     const tls = await peerTls(options, downloaderOptions);
-    await using downloader = (await environment.loadFace()).createDownloader({
-      ...downloaderOptions,
-      ...tls,
+    const face = await environment.loadFace((line) => {
+      environment.stderr.write(`${oneLine(inFlags(line))}\n`);
     });
+    await using downloader = face.createDownloader({ ...downloaderOptions, ...tls });
     const request = { addr, hostId: hostId(), taskId, kind, number, ...(range && { range }) };
     const piece = await downloader
       .downloadPiece(request, { signal: environment.signal })

@@ -2,7 +2,6 @@ import process from "node:process";
 import { isatty } from "node:tty";
 import { isGranted } from "../adapters/shared/permission.ts";
 import { interruption, signalExitCodes } from "./exit-codes.ts";
-import type { CliFace } from "./face.ts";
 import { runCli } from "./program.ts";
 import { type CliEnvironment, withNodeErrors } from "./terminal.ts";
 
@@ -10,7 +9,7 @@ import { type CliEnvironment, withNodeErrors } from "./terminal.ts";
  * Runs the command with this process's arguments, streams and signals, and exits the process with
  * its exit code.
  */
-export async function runProcess(loadFace: () => Promise<CliFace>): Promise<never> {
+export async function runProcess(loadFace: CliEnvironment["loadFace"]): Promise<never> {
   const env = permittedEnvironment();
   const { stdout, stderr } = standardStreams();
   const signal = terminationSignal();

@@ -12,6 +12,8 @@ export interface Reporter {
   event(event: TaskEvent): void;
   /** Reports the protocol chosen for a peer. */
   protocol(event: ProtocolEvent): void;
+  /** Reports a warning of one line, which begins with `vortex-peer: `. */
+  warning(line: string): void;
   /** Reports success, after the content is complete at its target. Rejects with `StorageFailed`. */
   done(report: TaskReport): Promise<void>;
   /** Clears the progress output after a failure. `program.ts` prints the error itself. */

@@ -1,18 +1,23 @@
 import process from "node:process";
 import type { Face } from "../entry/face.ts";
-import type { CliFace } from "./face.ts";
+import type { CliFace, Warn } from "./face.ts";
 
-/** Loads the entry point of the current runtime: Node, Bun or Deno. */
-export async function runtimeFace(): Promise<CliFace> {
+/**
+ * Loads the SDK of the current runtime: Node, Bun or Deno.
+ * @param warn receives its warnings. Default: prints each once per process
+ */
+export async function runtimeFace(warn?: Warn): Promise<CliFace> {
   const [{ createDownloader, startServer }, { createDirectory }] = await Promise.all([
-    faceOfRuntime(),
+    faceOfRuntime(warn),
     import("./directory.ts"),
   ]);
   return { createDownloader, startServer, createDirectory };
 }
 
-function faceOfRuntime(): Promise<Pick<Face, "createDownloader" | "startServer">> {
-  if (process.versions.bun !== undefined) return import("../entry/bun.ts");
-  if (process.versions.deno !== undefined) return import("../entry/deno.ts");
-  return import("../entry/node.ts");
+async function faceOfRuntime(warn?: Warn): Promise<Face> {
+  if (process.versions.bun !== undefined)
+    return (await import("../entry/bun-face.ts")).bunFace(warn);
+  if (process.versions.deno !== undefined)
+    return (await import("../entry/deno-face.ts")).denoFace(warn);
+  return (await import("../entry/node-face.ts")).nodeFace(warn);
 }

@@ -11,6 +11,7 @@ import { type Address, formatAddress } from "../src/transport/address.ts";
 import type { TlsServerOptions } from "../src/transport/tls.ts";
 import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";
 import type { CliServer } from "./face.ts";
+import { inFlags } from "./flag-words.ts";
 import { formatShare, percentOf } from "./format.ts";
 import { checkIdentityOptions, givenIdentity, identityTls, requiresIdentity } from "./identity.ts";
 import { StatusLine } from "./status-line.ts";
@@ -168,7 +169,9 @@ async function start(
     }),
     onError: reportError,
   };
-  const face = await loadFace();
+  const face = await loadFace((line) => {
+    stderr.write(`${oneLine(inFlags(line))}\n`);
+  });
   if (!options.quic || quic === undefined) return face.startServer(withoutQuic);
   try {
     return await face.startServer({ ...withoutQuic, quic });

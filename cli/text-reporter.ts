@@ -60,6 +60,10 @@ export class TextReporter implements Reporter {
       this.#write(`using ${protocol} for ${addr}: ${oneLine(inFlags(reason))}`);
   }
 
+  warning(line: string): void {
+    this.#write(oneLine(line));
+  }
+
   async done(report: TaskReport): Promise<void> {
     this.#last = undefined;
     if (!this.#options.quiet) this.#write(summaryText(report));

@@ -5,20 +5,14 @@
  * @module
  */
 
-import { quicheTransport } from "../adapters/quiche/transport.ts";
-import { withFallback } from "../adapters/shared/fallback.ts";
-import { tcpTransport } from "../adapters/tcp/transport.ts";
-import { type Face, faceOf } from "./face.ts";
+import { bunFace } from "./bun-face.ts";
+import type { Face } from "./face.ts";
 
 export * from "./everywhere.ts";
 export * from "./node-quic.ts";
 export * from "./quiche.ts";
 
-// node:quic is not the default: one datagram that Bun 1.4 cannot answer, such as one from port 0,
-// silences every connection of its socket.
-const quic = withFallback([["quiche", quicheTransport]], tcpTransport);
-
-const face: Face = faceOf(quic);
+const face: Face = bunFace();
 /**
  * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
  */

@@ -4,17 +4,13 @@
  *
  * @module
  */
-import { denoQuicTransport } from "../adapters/deno-quic/transport.ts";
-import { withFallback } from "../adapters/shared/fallback.ts";
-import { tcpTransport } from "../adapters/tcp/transport.ts";
-import { type Face, faceOf } from "./face.ts";
+import { denoFace } from "./deno-face.ts";
+import type { Face } from "./face.ts";
 
 export * from "./deno-quic.ts";
 export * from "./everywhere.ts";
 
-const quic = withFallback([["Deno's QUIC", denoQuicTransport]], tcpTransport);
-
-const face: Face = faceOf(quic);
+const face: Face = denoFace();
 /**
  * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
  */

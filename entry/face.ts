@@ -57,13 +57,16 @@ export interface StatTaskOptions extends CallOptions {
 /**
  * Builds the {@link Face} of a runtime that provides Node's modules: the given QUIC binding, TCP on
  * node:net and gRPC on node:http2.
+ *
+ * @param warn receives warnings of one line, which begin with `vortex-peer: `. Default: prints each
+ * once per process
  */
-export function faceOf(quic: QuicBinding): Face {
+export function faceOf(quic: QuicBinding, warn: (line: string) => void = warnOnce): Face {
   const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
   const bindings: Bindings & ServerBindings = {
     runtime,
     quic({ tls, tuning }) {
-      if (!identifiesPeer(tls)) warnOnce(STOCK_PEER_WARNING);
+      if (!identifiesPeer(tls)) warn(STOCK_PEER_WARNING);
       return quic({ ...tuning, tls });
     },
     quicListener: (serverTls, tuning) => quic({ ...tuning, serverTls }),

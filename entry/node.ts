@@ -4,13 +4,13 @@
  * @module
  */
 
-import { quicheTransport } from "../adapters/quiche/transport.ts";
-import { type Face, faceOf } from "./face.ts";
+import type { Face } from "./face.ts";
+import { nodeFace } from "./node-face.ts";
 
 export * from "./everywhere.ts";
 export * from "./quiche.ts";
 
-const face: Face = faceOf(quicheTransport);
+const face: Face = nodeFace();
 /**
  * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
  *

@@ -124,9 +124,15 @@ function pathFromEnvironment(): string | undefined {
 /**
  * Reads the settings of a configuration file, with their line numbers. Rejects like {@link
  * loadConfig}.
+ *
+ * @param warn receives one line for each value without effect. Default: prints the line, once per
+ * process
  */
-export async function readConfigLayer(path: string): Promise<ConfigLayer> {
-  return parseConfigText(await readConfigText(path), path);
+export async function readConfigLayer(
+  path: string,
+  warn?: (line: string) => void,
+): Promise<ConfigLayer> {
+  return parseConfigText(await readConfigText(path), path, warn);
 }
 
 /**

@@ -82,14 +82,26 @@ describe("vortex-peer in processes", () => {
         "0",
       ];
       const dial = [...piece, "--connect-timeout", "100ms"];
-      const warning =
-        /^vortex-peer: QUIC without tls\.fingerprints or tls\.ca: .*1\.1\.0 to 1\.4\.8/gm;
+      const warning = /^vortex-peer: QUIC without --fingerprint or --ca: .*1\.1\.0 to 1\.4\.8/gm;
       assert.equal((await run([...dial, "--insecure"]).exit).err.match(warning)?.length, 1);
-      assert.equal((await run(dial).exit).err.match(warning)?.length, 1);
+      const { err } = await run(dial).exit;
+      assert.equal(err.match(warning)?.length, 1);
+      assert.match(err, /, or set --fingerprint or --ca for other peers\.\n/);
       assert.equal(
         (await run([...dial, "--fingerprint", "00".repeat(32)]).exit).err.match(warning),
         null,
       );
+      const task = ["--peer", "127.0.0.1:9", "--task-id", "a1".repeat(32)];
+      const lengths = ["--content-length", "10", "--patience", "0", "--connect-timeout", "100ms"];
+      const get = ["get", "--protocol", "quic", "--insecure", ...task, ...lengths];
+      assert.equal((await run(get).exit).err.match(warning)?.length, 1);
+      const json = (await run([...get, "--json"]).exit).err.split("\n").filter((line) => line);
+      assert.equal(json.filter((line) => JSON.parse(line).type === "warning").length, 1);
+      for (const more of [["--quiet"], ["--quiet", "--json"]]) {
+        const { err } = await run([...get, ...more]).exit;
+        assert.doesNotMatch(err, /dfdaemon 1\.1\.0/);
+        assert.notEqual(err, "");
+      }
     },
   );
 
