@@ -537,6 +537,19 @@ describe("the files that an abandoned lock guards", () => {
     }));
 });
 
+it("a lock that was neither given out nor emptied is judged by its heartbeats", () =>
+  withLock(async (path) => {
+    writeFileSync(path, await textOf({ system: "elsewhere" }));
+    setAge(path, YEAR_MS);
+    const stuck = wrapped(() => ({ truncate: () => Promise.reject(failure("EIO")) }));
+    const detach = (): Promise<void> => Promise.reject(new Error("the disk is full"));
+    await assert.rejects(FileLock.take(path, { files: stuck, detach }), /the disk is full/);
+    const { message } = await assertRejects(FileLock.take(path), "StorageFailed");
+    assert.match(message, /, last heartbeat /);
+    setAge(path, 61_000);
+    await takeOver(path);
+  }));
+
 describe("a suspended holder", () => {
   const lost =
     /^lock \S+ was taken over by process 17 on there: expected a heartbeat every 10 s, got none for 31 s; run this download again when no other download writes to the file$/;
