@@ -87,8 +87,8 @@ export function silentEnd(
 
 /**
  * Returns the error code for the CONNECTION_CLOSE frame with which this side rejects a connection
- * whose QUIC handshake is complete. If `error` is `HandshakeFailed`, such as a rejected certificate,
- * this is CRYPTO_ERROR: 0x100 plus the TLS alert. Otherwise it is CONNECTION_REFUSED.
+ * whose QUIC handshake is complete. If `error` is `HandshakeFailed`, for example because of a
+ * certificate, this is CRYPTO_ERROR: 0x100 plus the TLS alert. Otherwise it is CONNECTION_REFUSED.
  */
 export function refusalCode(error: VortexError): number {
   if (error.code !== "HandshakeFailed") return CONNECTION_REFUSED;
