@@ -327,9 +327,9 @@ describe("vortex-peer get, after the content behind its task changed", () => {
             /vortex-peer: DigestMismatch: .* and what an earlier download from .* left \(the journal\) have different contents/,
           );
           assert.deepEqual(readdirSync(directory), [], "no file is left");
-          const anew = await get().ended;
-          assert.equal(anew.code, 0, anew.err);
-          assert.match(anew.err, /, unverified \(no --digest: only pieces were checked\)\n$/);
+          const restarted = await get().ended;
+          assert.equal(restarted.code, 0, restarted.err);
+          assert.match(restarted.err, /, unverified \(no --digest: only pieces were checked\)\n$/);
           assertFile(path, after);
 
           // With the digest, stored pieces of the other content are dropped.

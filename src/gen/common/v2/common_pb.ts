@@ -474,7 +474,7 @@ export type Download = Message<"common.v2.Download"> & {
   contentForCalculatingTaskId?: string | undefined;
 
   /**
-   * Address of whoever asked first, when the request was passed on.
+   * Address of the original requester, if the request was forwarded.
    *
    * @generated from field: optional string remote_ip = 24;
    */

@@ -166,7 +166,7 @@ export type StatTaskRequest = Message<"dfdaemon.v2.StatTaskRequest"> & {
   taskId: string;
 
   /**
-   * Address of whoever asked first, when the request was passed on.
+   * Address of the original requester, if the request was forwarded.
    *
    * @generated from field: optional string remote_ip = 2;
    */
@@ -190,7 +190,7 @@ export type StatLocalTaskRequest = Message<"dfdaemon.v2.StatLocalTaskRequest"> &
   taskId: string;
 
   /**
-   * Address of whoever asked first, when the request was passed on.
+   * Address of the original requester, if the request was forwarded.
    *
    * @generated from field: optional string remote_ip = 2;
    */
@@ -619,7 +619,7 @@ export type DownloadPersistentTaskRequest = Message<"dfdaemon.v2.DownloadPersist
   digest?: string | undefined;
 
   /**
-   * Address of whoever asked first, when the request was passed on.
+   * Address of the original requester, if the request was forwarded.
    *
    * @generated from field: optional string remote_ip = 9;
    */
@@ -773,7 +773,7 @@ export type DownloadPersistentCacheTaskRequest = Message<"dfdaemon.v2.DownloadPe
   digest?: string | undefined;
 
   /**
-   * Address of whoever asked first, when the request was passed on.
+   * Address of the original requester, if the request was forwarded.
    *
    * @generated from field: optional string remote_ip = 10;
    */
@@ -873,7 +873,7 @@ export type StatPersistentTaskRequest = Message<"dfdaemon.v2.StatPersistentTaskR
   taskId: string;
 
   /**
-   * Address of whoever asked first, when the request was passed on.
+   * Address of the original requester, if the request was forwarded.
    *
    * @generated from field: optional string remote_ip = 2;
    */
@@ -897,7 +897,7 @@ export type StatPersistentCacheTaskRequest = Message<"dfdaemon.v2.StatPersistent
   taskId: string;
 
   /**
-   * Address of whoever asked first, when the request was passed on.
+   * Address of the original requester, if the request was forwarded.
    *
    * @generated from field: optional string remote_ip = 2;
    */
