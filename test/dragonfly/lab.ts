@@ -193,17 +193,32 @@ async function freePorts<Name extends string>(
   ip: string,
   names: readonly Name[],
 ): Promise<Record<Name, number>> {
-  const ports: [Name, number][] = [];
-  for (const name of names) ports.push([name, await freePort(ip)]);
-  return Object.fromEntries(ports) as Record<Name, number>;
+  const ports = new Set<number>();
+  while (ports.size < names.length) ports.add(await freePort(ip));
+  const chosen = [...ports];
+  return Object.fromEntries(names.map((name, index) => [name, chosen[index]])) as Record<
+    Name,
+    number
+  >;
 }
 
+/**
+ * Returns a free port below the range of ephemeral ports. Otherwise a connection of the daemon, or
+ * of the test to the daemon, could use the port as its source port before the daemon listens.
+ */
 async function freePort(ip: string): Promise<number> {
-  const server = createTcpServer();
-  await new Promise<void>((resolve) => server.listen(0, ip, resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (;;) {
+    const [random = 0] = crypto.getRandomValues(new Uint16Array(1));
+    const port = 10_000 + (random % 22_000);
+    const server = createTcpServer();
+    const isFree = await new Promise<boolean>((resolve) => {
+      server.once("error", () => resolve(false));
+      server.listen(port, ip, () => resolve(true));
+    });
+    if (!isFree) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
 }
 
 /** Waits up to a minute until a TCP port accepts connections. */
