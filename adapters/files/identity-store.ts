@@ -115,8 +115,8 @@ function parse(pem: string, path: string): TlsIdentity {
 }
 
 /**
- * Writes a new file with mode 0600 and syncs it. So its content is on disk before it replaces
- * another file.
+ * Writes a new file with mode 0600 and syncs it to disk. The caller can then rename the file over
+ * another one without losing content in a crash.
  */
 async function writeDurably(path: string, text: string): Promise<void> {
   const file = await open(path, "wx", 0o600);

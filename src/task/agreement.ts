@@ -51,8 +51,8 @@ export interface HeldPiece {
 }
 
 /**
- * Digest that a source has announced for a piece. A source is a parent, or the pieces that an
- * earlier download stored.
+ * Digest of a piece, and where it comes from: a parent that announced it, or the stored pieces of
+ * an earlier download.
  */
 export interface Claim {
   /** Number of the piece. */
@@ -364,10 +364,11 @@ export class Agreement {
   }
 
   /**
-   * Records the response to a comparison request.
+   * Records the response of a parent to a comparison request. A response with a different digest
+   * goes to {@link failed} instead.
    *
-   * @param same claims whose digest the parent announced; the parent could not announce a
-   * comparable digest for the other claims
+   * @param same claims that the parent confirmed by an equal digest. About the other claims it says
+   * nothing: it does not have the piece, or announced a digest by another algorithm.
    */
   answered({ parent, claims, sequence }: Question, same: readonly Claim[]): void {
     const state = this.#stateOf(parent);
@@ -414,8 +415,8 @@ export class Agreement {
   }
 
   /**
-   * True if pieces of an earlier download may be of another content than the pieces of this
-   * download.
+   * True if pieces of an earlier download are not confirmed yet to belong to the same content as
+   * the pieces of this download.
    */
   get #hasUnconfirmedEarlier(): boolean {
     return [...this.#sources].some(

@@ -253,7 +253,7 @@ export class Comparison {
 
   /**
    * Returns true if a piece of `parent` may be committed now. This requires that the sink is empty,
-   * or that the content of `parent` was compared with the pieces in the sink.
+   * or that a comparison of digests found no difference between `parent` and the sink.
    */
   #mayCommit(parent: string): boolean {
     if (this.#allDigestsGiven) return true;
