@@ -97,22 +97,18 @@ export async function measureImports(
 /** Measures the code of every entry. */
 export function entrySizes(): EntrySize[] {
   return entries().map(([entry, file]) => {
-    const eager = new Set<string>();
-    const lazy = new Set<string>();
-    const imports = new Set<string>();
-    collect(file, eager, lazy, imports);
-    const waiting = [...lazy];
-    const later = new Set<string>();
-    for (const path of waiting) collect(path, later, later, new Set());
-    const code = [...eager].map((path) => readFileSync(path));
+    const atOnce: Modules = { code: new Map(), dynamic: new Set(), packages: new Set() };
+    collect(file, atOnce);
+    const all: Modules = { ...atOnce, code: new Map(atOnce.code), packages: new Set() };
+    // A set also visits the elements that are added meanwhile: modules imported by lazy modules.
+    for (const path of all.dynamic) collect(path, all);
+    const bytes = sizeOf(atOnce);
     return {
       entry,
-      bytes: code.reduce((sum, { length }) => sum + length, 0),
-      gzipped: gzipSync(Buffer.concat(code)).length,
-      lazy: [...later]
-        .filter((path) => !eager.has(path))
-        .reduce((sum, path) => sum + readFileSync(path).length, 0),
-      imports: [...imports].sort(),
+      bytes,
+      gzipped: gzipSync([...atOnce.code.values()].join("")).length,
+      lazy: sizeOf(all) - bytes,
+      imports: [...atOnce.packages].sort(),
     };
   });
 }
@@ -164,18 +160,33 @@ function entries(): [entry: string, file: string][] {
 const STATIC = /(?:^|[;}\n])\s*(?:import|export)\s*(?:[\w*{][^"';]*?from\s*)?["']([^"']+)["']/g;
 const DYNAMIC = /\bimport\(\s*["']([^"']+)["']\s*\)/g;
 
-/** Adds `file` and its static imports to `eager`, its dynamic imports to `lazy`. */
-function collect(file: string, eager: Set<string>, lazy: Set<string>, imports: Set<string>): void {
-  if (eager.has(file)) return;
-  eager.add(file);
+/** Modules of the package, and their imports. */
+interface Modules {
+  /** Code of each module by its path. */
+  readonly code: Map<string, string>;
+  /** Paths of the modules that are imported dynamically. */
+  readonly dynamic: Set<string>;
+  /** npm packages and modules of the runtime that are imported statically. */
+  readonly packages: Set<string>;
+}
+
+/** Adds a module and its static imports. */
+function collect(file: string, modules: Modules): void {
+  if (modules.code.has(file)) return;
   const code = readFileSync(file, "utf8");
+  modules.code.set(file, code);
   for (const [, specifier = ""] of code.matchAll(STATIC)) {
-    if (!specifier.startsWith(".")) imports.add(specifier);
-    else collect(join(dirname(file), specifier), eager, lazy, imports);
+    if (!specifier.startsWith(".")) modules.packages.add(specifier);
+    else collect(join(dirname(file), specifier), modules);
   }
   for (const [, specifier = ""] of code.matchAll(DYNAMIC)) {
-    if (specifier.startsWith(".")) lazy.add(join(dirname(file), specifier));
+    if (specifier.startsWith(".")) modules.dynamic.add(join(dirname(file), specifier));
   }
+}
+
+/** Returns the total size of the modules, in bytes. */
+function sizeOf({ code }: Modules): number {
+  return [...code.values()].reduce((sum, text) => sum + Buffer.byteLength(text), 0);
 }
 
 function commandOf({ name, command }: Runtime, program: string): readonly string[] {
