@@ -258,8 +258,10 @@ class UploadService {
     return this.#answerTask(context, async () => {
       requireNoFile(request.outputPath);
       const { region, endpoint } = request.objectStorage ?? {};
-      if (region === undefined || endpoint === undefined)
-        throw invalid("object_storage: expected a region and an endpoint, got less");
+      if (region === undefined || endpoint === undefined) {
+        const missing = region === undefined ? "no region" : "no endpoint";
+        throw invalid(`object_storage: expected a region and an endpoint, got ${missing}`);
+      }
       const taskId = persistentTaskId(
         { url: request.url, region, endpoint },
         this.#settings.runtime.hashers,
