@@ -141,6 +141,18 @@ async function inDirectory(run: (directory: string) => Promise<void>): Promise<v
   }
 }
 
+/** Creates a downloader that trusts the given peers, and is patient with a slow machine. */
+async function downloaderFor(protocol: Protocol, peers: readonly ChangingPeer[]) {
+  const { createDownloader } = await runtimeFace();
+  const fingerprints = peers.flatMap(({ server }) => server.fingerprint ?? []);
+  return createDownloader({
+    protocol,
+    ...(protocol === "quic" && { tls: { fingerprints } }),
+    connectTimeout: 60_000,
+    stallTimeout: 60_000,
+  });
+}
+
 function assertFile(path: string, expected: Uint8Array): void {
   assert.equal(Buffer.compare(readFileSync(path), expected), 0, "the file has other bytes");
 }
@@ -154,14 +166,7 @@ describe("two peers with different contents of one length", () => {
         inDirectory(async (directory) => {
           await using one = await ChangingPeer.start(protocol, before);
           await using other = await ChangingPeer.start(protocol, after);
-          const { createDownloader } = await runtimeFace();
-          const fingerprints = [one, other].flatMap(({ server }) => server.fingerprint ?? []);
-          await using downloader = createDownloader({
-            protocol,
-            ...(protocol === "quic" && { tls: { fingerprints } }),
-            connectTimeout: 60_000,
-            stallTimeout: 60_000,
-          });
+          await using downloader = await downloaderFor(protocol, [one, other]);
           const path = join(directory, "out");
           const parents = [one.addr, other.addr];
           const request: TaskRequest = {
@@ -196,14 +201,7 @@ describe("two peers with different contents of one length", () => {
         const changed = after.subarray(0, 2 * PIECE_LENGTH);
         await using one = await ChangingPeer.start(protocol, changed);
         await using other = await ChangingPeer.start(protocol, short);
-        const { createDownloader } = await runtimeFace();
-        const fingerprints = [one, other].flatMap(({ server }) => server.fingerprint ?? []);
-        await using downloader = createDownloader({
-          protocol,
-          ...(protocol === "quic" && { tls: { fingerprints } }),
-          connectTimeout: 60_000,
-          stallTimeout: 60_000,
-        });
+        await using downloader = await downloaderFor(protocol, [one, other]);
         for (let tries = 0; tries < 10; tries++) {
           other.content = short;
           other.changeAfter(1, changed);
@@ -235,14 +233,7 @@ describe("two peers with different contents of one length", () => {
         inDirectory(async (directory) => {
           await using one = await ChangingPeer.start(protocol, after);
           await using other = await ChangingPeer.start(protocol, after);
-          const { createDownloader } = await runtimeFace();
-          const fingerprints = [one, other].flatMap(({ server }) => server.fingerprint ?? []);
-          await using downloader = createDownloader({
-            protocol,
-            ...(protocol === "quic" && { tls: { fingerprints } }),
-            connectTimeout: 60_000,
-            stallTimeout: 60_000,
-          });
+          await using downloader = await downloaderFor(protocol, [one, other]);
           const path = join(directory, "out");
           const parents = [one.addr, other.addr];
           const request: TaskRequest = {

@@ -10,6 +10,7 @@ import {
   loadConfig,
   parseConfigText,
 } from "../../../adapters/files/config-file.ts";
+import { publishedFolders } from "../../../scripts/package/manifests.ts";
 import { type ConfigLayer, parseConfig } from "../../../src/config/config.ts";
 import { VortexError } from "../../../src/errors.ts";
 import type { ProtocolChoice } from "../../../src/transport/protocol.ts";
@@ -204,7 +205,7 @@ describe("a configuration file", () => {
 describe("the YAML parser", () => {
   it("is loaded only when a file is read", async () => {
     const importers: string[] = [];
-    for (const part of ["src", "adapters", "cli", "entry"]) {
+    for (const part of publishedFolders) {
       const folder = fileURLToPath(new URL(`../../../${part}`, import.meta.url));
       for (const name of await readdir(folder, { recursive: true })) {
         if (!name.endsWith(".ts")) continue;

@@ -199,7 +199,7 @@ describe("a live connection", () => {
         const piece = get(0);
         piece.catch(() => {});
         await clock.advance(10_000);
-        assert.ok(packets > 0, "nobody looked");
+        assert.ok(packets > 0, "the peer received no packet");
         assert.equal(dialled.length, 1);
       },
     );
