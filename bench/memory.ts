@@ -27,7 +27,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { fileSink } from "../adapters/files/sink.ts";
 import { nativeHashers } from "../adapters/shared/native-hashers.ts";
-import type { Face } from "../entry/face.ts";
+import type { RuntimeApi } from "../entry/runtime-api.ts";
 import { digestOf } from "../src/digest/digest.ts";
 import { type PieceMetadata, pieceExtent, planTask } from "../src/piece.ts";
 import type { PieceStore } from "../src/store/store.ts";
@@ -181,7 +181,7 @@ function megabytes(bytes: number): number {
 // --- the measured processes
 
 async function runWorker(role: Role): Promise<void> {
-  const face = await faceOfRuntime();
+  const entry = await faceOfRuntime();
   const closing: (() => Promise<void>)[] = [];
   const close = async (): Promise<void> => {
     for (const end of closing) await end();
@@ -190,7 +190,7 @@ async function runWorker(role: Role): Promise<void> {
     carryOutOrders<"listen">(async () => {
       const { protocol } = role;
       const store = generated(role.size);
-      const server = await face.startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 } });
+      const server = await entry.startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 } });
       closing.push(() => server.close({ grace: 0 }));
       const address = server.addresses[protocol];
       if (address === undefined) throw new Error(`${protocol} did not start`);
@@ -201,17 +201,17 @@ async function runWorker(role: Role): Promise<void> {
       } satisfies Peer;
     }, close);
   } else {
-    carryOutOrders<ClientOrder>((order) => fetchTask(face, role, order), close);
+    carryOutOrders<ClientOrder>((order) => fetchTask(entry, role, order), close);
   }
 }
 
 async function fetchTask(
-  face: Face,
+  entry: RuntimeApi,
   { protocol, size, rate }: Role & { readonly role: "client" },
   { peer, path }: ClientOrder,
 ): Promise<Pick<Row, "before" | "growth" | "seconds">> {
   const { addr, fingerprint } = peer;
-  await using downloader = face.createDownloader({
+  await using downloader = entry.createDownloader({
     protocol,
     ...(fingerprint !== undefined && { tls: { fingerprints: [fingerprint] } }),
   });
@@ -316,7 +316,7 @@ function generated(size: number): PieceStore {
   };
 }
 
-function faceOfRuntime(): Promise<Face> {
+function faceOfRuntime(): Promise<RuntimeApi> {
   if ("bun" in process.versions) return import("../entry/bun.ts");
   if ("deno" in process.versions) return import("../entry/deno.ts");
   return import("../entry/node.ts");

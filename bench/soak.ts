@@ -33,7 +33,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { fingerprintOf, selfSigned } from "../adapters/shared/tls.ts";
-import { faceOf } from "../entry/face.ts";
+import { runtimeApi } from "../entry/runtime-api.ts";
 import { MemoryPieceStore } from "../src/store/memory-store.ts";
 import { formatAddress } from "../src/transport/address.ts";
 import type { Protocol } from "../src/transport/protocol.ts";
@@ -268,16 +268,16 @@ async function runPeer({
   protocols,
   addresses: before,
 }: Role & { readonly role: "peer" }): Promise<void> {
-  const face = faceOf(await quicOfRuntime());
+  const entry = runtimeApi(await quicOfRuntime());
   const store = new MemoryPieceStore();
   store.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH, digest: DIGEST });
-  const listen = (again: boolean): ReturnType<typeof face.startServer> => {
+  const listen = (again: boolean): ReturnType<typeof entry.startServer> => {
     const portOf = (protocol: Protocol): number =>
       again ? Number(before[protocol]?.split(":")[1] ?? 0) : 0;
     const each = Object.fromEntries(
       protocols.map((protocol) => [protocol, { port: portOf(protocol) }]),
     );
-    return face.startServer({ store, host: "127.0.0.1", tls: identity, ...each });
+    return entry.startServer({ store, host: "127.0.0.1", tls: identity, ...each });
   };
   carryOutOrders<"listen">(
     async () => {
@@ -298,13 +298,13 @@ async function runLoad({
   concurrency,
 }: Role & { readonly role: "load" }): Promise<void> {
   const counters = new Counters();
-  const face = faceOf(counters.quic(await quicOfRuntime()));
+  const entry = runtimeApi(counters.quic(await quicOfRuntime()));
   const random = seededRandom(seed + 1);
   const fingerprint = fingerprintOf(identity.cert);
   const unexpected: string[] = [];
   let load: Load | undefined;
   const prepare = (peers: readonly Addresses[]): Promise<Load> =>
-    Load.prepare({ face, counters, protocols, identity, fingerprint, concurrency, peers, random });
+    Load.prepare({ entry, counters, protocols, identity, fingerprint, concurrency, peers, random });
   for (const event of ["unhandledRejection", "uncaughtException"] as const) {
     process.on(event, (error: unknown) => {
       unexpected.push(`${event}: ${error instanceof Error ? error.stack : error}`);

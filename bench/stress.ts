@@ -23,7 +23,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { QuicBinding } from "../adapters/shared/fallback.ts";
-import { faceOf } from "../entry/face.ts";
+import { runtimeApi } from "../entry/runtime-api.ts";
 import type { StorageServer } from "../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../src/store/memory-store.ts";
 import { formatAddress } from "../src/transport/address.ts";
@@ -150,7 +150,7 @@ async function runWorker({ role }: Role): Promise<void> {
 }
 
 function playServer(quic: QuicBinding): void {
-  const face = faceOf(quic);
+  const entry = runtimeApi(quic);
   const store = new MemoryPieceStore();
   store.putTask(TASK_ID, CONTENT, { pieceLength: PIECE_LENGTH });
   const all: StorageServer[] = [];
@@ -158,7 +158,9 @@ function playServer(quic: QuicBinding): void {
     async ({ protocol }) => {
       const servers: StorageServer[] = [];
       for (let index = 0; index < SERVERS; index++) {
-        servers.push(await face.startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 } }));
+        servers.push(
+          await entry.startServer({ store, host: "127.0.0.1", [protocol]: { port: 0 } }),
+        );
       }
       all.push(...servers);
       const addrs = servers
@@ -176,7 +178,7 @@ function playServer(quic: QuicBinding): void {
 }
 
 function playClient(counters: Counters, quic: QuicBinding): void {
-  const face = faceOf(counters.quic(quic));
+  const entry = runtimeApi(counters.quic(quic));
   let failures: string[] = [];
   const fail = (what: string): void => {
     if (failures.length < MAX_FAILURES) failures.push(what);
@@ -190,7 +192,7 @@ function playClient(counters: Counters, quic: QuicBinding): void {
     const { protocol, addrs, fingerprints, downloads, connections, rounds } = order;
     failures = [];
     const fetchAll = async (count: number, onMiddle: () => Promise<void>): Promise<void> => {
-      await using downloader = face.createDownloader({
+      await using downloader = entry.createDownloader({
         protocol,
         ...(fingerprints.length > 0 && { tls: { fingerprints } }),
         // No timeout, since the duration does not matter here.

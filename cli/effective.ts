@@ -7,7 +7,7 @@ import {
   loadedConfig,
   readConfigLayer,
 } from "../adapters/files/config-file.ts";
-import type { CreateDownloaderOptions } from "../src/client/factory.ts";
+import type { DownloaderOptions } from "../src/client/factory.ts";
 import { configLayer } from "../src/config/config.ts";
 import type { ConfigKey, ValueOf } from "../src/config/keys.ts";
 import { VortexError } from "../src/errors.ts";
@@ -60,7 +60,7 @@ export const configEntries: { readonly config: Value<string | undefined> } = {
 export async function effectiveDownloaderOptions(
   flags: DownloaderFlags,
   environment: CliEnvironment,
-): Promise<CreateDownloaderOptions> {
+): Promise<DownloaderOptions> {
   return (await effectiveConfig(flags, environment)).downloader();
 }
 

@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import * as v from "valibot";
 import { sideFilesOf } from "../adapters/files/side-files.ts";
 import { fileSink } from "../adapters/files/sink.ts";
-import type { CreateDownloaderOptions } from "../src/client/factory.ts";
+import type { DownloaderOptions } from "../src/client/factory.ts";
 import { VortexError } from "../src/errors.ts";
 import { type ByteRange, MAX_PIECE_LENGTH } from "../src/piece.ts";
 import { systemClock } from "../src/runtime.ts";
@@ -187,17 +187,17 @@ function reporterOf(
 async function fetchTask(
   request: TaskRequest,
   target: Target,
-  downloaderOptions: CreateDownloaderOptions,
+  downloaderOptions: DownloaderOptions,
   options: GetOptions,
   environment: CliEnvironment,
   reporter: Reporter,
 ): Promise<TaskReport> {
   const { signal } = environment;
   const tls = await peerTls(options, downloaderOptions);
-  const face = await environment.loadFace((line) => {
+  const sdk = await environment.loadSdk((line) => {
     if (!options.quiet) reporter.warning(inFlags(line));
   });
-  await using downloader = face.createDownloader({
+  await using downloader = sdk.createDownloader({
     ...downloaderOptions,
     ...tls,
     onProtocol: (event) => reporter.protocol(event),

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
+import { loadSdk } from "./load-sdk.ts";
 import { runProcess } from "./process.ts";
-import { runtimeFace } from "./runtime-face.ts";
 
-await runProcess(runtimeFace);
+await runProcess(loadSdk);

@@ -2,7 +2,7 @@ import { type Command, Option } from "commander";
 import * as v from "valibot";
 import { readText } from "../adapters/files/text.ts";
 import { hostName } from "../adapters/shared/host-name.ts";
-import type { CreateDownloaderOptions } from "../src/client/factory.ts";
+import type { DownloaderOptions } from "../src/client/factory.ts";
 import { VortexError } from "../src/errors.ts";
 import { type PieceKind, pieceKinds } from "../src/piece.ts";
 import { type ProtocolChoice, protocolChoices } from "../src/transport/protocol.ts";
@@ -126,7 +126,7 @@ export interface PeerTls {
  */
 export async function peerTls(
   flags: TrustFlags,
-  { protocol, tls: configured }: CreateDownloaderOptions,
+  { protocol, tls: configured }: DownloaderOptions,
 ): Promise<PeerTls> {
   const given = trustFlagNames(flags);
   if (protocol === "tcp" && (flags.tls || given.length > 0)) {

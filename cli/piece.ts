@@ -56,10 +56,10 @@ async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Pr
   const downloaderOptions = await effectiveDownloaderOptions(options, environment);
   const fill = async (write: Write): Promise<void> => {
     const tls = await peerTls(options, downloaderOptions);
-    const face = await environment.loadFace((line) => {
+    const sdk = await environment.loadSdk((line) => {
       environment.stderr.write(`${oneLine(inFlags(line))}\n`);
     });
-    await using downloader = face.createDownloader({ ...downloaderOptions, ...tls });
+    await using downloader = sdk.createDownloader({ ...downloaderOptions, ...tls });
     const request = { addr, hostId: hostId(), taskId, kind, number, ...(range && { range }) };
     const piece = await downloader
       .downloadPiece(request, { signal: environment.signal })

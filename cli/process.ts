@@ -9,7 +9,7 @@ import { type CliEnvironment, withNodeErrors } from "./terminal.ts";
  * Runs the command with this process's arguments, streams and signals, and exits the process with
  * its exit code.
  */
-export async function runProcess(loadFace: CliEnvironment["loadFace"]): Promise<never> {
+export async function runProcess(loadSdk: CliEnvironment["loadSdk"]): Promise<never> {
   const env = permittedEnvironment();
   const { stdout, stderr } = standardStreams();
   const signal = terminationSignal();
@@ -20,7 +20,7 @@ export async function runProcess(loadFace: CliEnvironment["loadFace"]): Promise<
     stderr,
     env,
     signal,
-    loadFace,
+    loadSdk,
     ...(reloadsOnHangup() && { onHangup }),
   };
   // Unreferenced handles do not keep the process alive. Node exits with code 13 when only such

@@ -60,7 +60,7 @@ export function summaryText({
   words.push(verifiedText(verified));
   return [
     words.join(", "),
-    ...parentsInState(parents, "left-out", "left out"),
+    ...parentsInState(parents, "excluded", "left out"),
     ...parentsInState(parents, "waiting", "failing"),
   ].join("; ");
 }
@@ -112,7 +112,7 @@ function waitingText(patienceLeft: number): string {
 function parentsText(parents: readonly ParentProgress[]): string {
   const others: readonly [ParentState, string][] = [
     ["waiting", "waiting"],
-    ["left-out", "left out"],
+    ["excluded", "left out"],
   ];
   const listed = others
     .map(

@@ -10,10 +10,10 @@ import type { StoredTask } from "../src/store/store.ts";
 import { type Address, formatAddress } from "../src/transport/address.ts";
 import type { TlsServerOptions } from "../src/transport/tls.ts";
 import { addConfigOption, configEntries, effectiveConfig } from "./effective.ts";
-import type { CliServer } from "./face.ts";
 import { inFlags } from "./flag-words.ts";
 import { formatShare, percentOf } from "./format.ts";
 import { checkIdentityOptions, givenIdentity, identityTls, requiresIdentity } from "./identity.ts";
+import type { CliServer } from "./sdk.ts";
 import { StatusLine } from "./status-line.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { count, flag, parseOptions, portText, rate, size, taskId, text } from "./values.ts";
@@ -155,7 +155,7 @@ async function start(
   store: FilePieceStore,
   options: ServeOptions,
   { quic, tcp, grpc, tls, ...rest }: ServerSetup,
-  { stderr, env, loadFace }: CliEnvironment,
+  { stderr, env, loadSdk }: CliEnvironment,
 ): Promise<CliServer> {
   const { grpcTls } = options;
   const reportError = errorReporter(stderr);
@@ -169,12 +169,12 @@ async function start(
     }),
     onError: reportError,
   };
-  const face = await loadFace((line) => {
+  const sdk = await loadSdk((line) => {
     stderr.write(`${oneLine(inFlags(line))}\n`);
   });
-  if (!options.quic || quic === undefined) return face.startServer(withoutQuic);
+  if (!options.quic || quic === undefined) return sdk.startServer(withoutQuic);
   try {
-    return await face.startServer({ ...withoutQuic, quic });
+    return await sdk.startServer({ ...withoutQuic, quic });
   } catch (error) {
     // QUIC is optional unless --quic-port or a certificate option asks for it.
     const canServeWithoutQuic =
@@ -183,7 +183,7 @@ async function start(
       throw error;
     // Some platforms and runtimes have no QUIC. The other protocols are served there.
     reportError(error);
-    return face.startServer(withoutQuic);
+    return sdk.startServer(withoutQuic);
   }
 }
 

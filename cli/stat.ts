@@ -4,7 +4,6 @@ import { VortexError } from "../src/errors.ts";
 import { type Clock, systemClock } from "../src/runtime.ts";
 import type { TaskOutline } from "../src/task/discovery.ts";
 import { addConfigOption, configEntries, effectiveDownloaderOptions } from "./effective.ts";
-import type { CliDirectory } from "./face.ts";
 import {
   addTaskOptions,
   hostId,
@@ -13,6 +12,7 @@ import {
   trustFlagNames,
   trustOptions,
 } from "./peer-options.ts";
+import type { CliDirectory } from "./sdk.ts";
 import { type CliEnvironment, jsonLine, writeLine } from "./terminal.ts";
 import { address, duration, flag, parseOptions } from "./values.ts";
 
@@ -81,8 +81,8 @@ async function statTask(commandLine: unknown, environment: CliEnvironment): Prom
     trustFlagNames(options).length > 0
       ? await trustOptions(options)
       : (apiTls ?? (options.tls ? {} : undefined));
-  const face = await environment.loadFace();
-  await using directory = face.createDirectory({
+  const sdk = await environment.loadSdk();
+  await using directory = sdk.createDirectory({
     ...(tls && { tls }),
     ...(downloaderOptions.connectTimeout !== undefined && {
       connectTimeout: downloaderOptions.connectTimeout,

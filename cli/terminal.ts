@@ -2,7 +2,7 @@ import { Writable } from "node:stream";
 import { storageError } from "../adapters/files/storage-error.ts";
 import { VortexError } from "../src/errors.ts";
 import type { Clock } from "../src/runtime.ts";
-import type { CliFace, Warn } from "./face.ts";
+import type { Sdk, Warn } from "./sdk.ts";
 
 /** Output stream for text and bytes: a process's stdout or stderr, or another Node stream. */
 export interface TextOutput extends Writable {
@@ -30,7 +30,7 @@ export interface CliEnvironment {
    * Loads the SDK. Called only by commands that need the network, so that `--help` is fast.
    * @param warn receives the warnings of the SDK
    */
-  loadFace(warn?: Warn): Promise<CliFace>;
+  loadSdk(warn?: Warn): Promise<Sdk>;
 }
 
 /**

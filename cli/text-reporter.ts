@@ -91,17 +91,17 @@ function eventText(event: TaskEvent): string | undefined {
       return undefined;
     case "piece-damaged":
       return `piece ${event.number} from an earlier run is damaged, fetching it again`;
-    case "race":
+    case "hedged":
       return `piece ${event.number} is slow, also requesting it from ${event.parent}`;
     case "piece-failed":
       return `piece ${event.number} from ${sourceText(event)} failed: ${failureText(event.error)}`;
-    case "protocol-left-out":
+    case "protocol-excluded":
       return `leaving out ${sourceText(event)}: ${event.reasons.map(failureText).join("; ")}`;
-    case "started-over":
+    case "restarted":
       return `fetching pieces of ${event.parents.join(", ")} again: ${failureText(event.error)}`;
-    case "parent-left-out":
+    case "parent-excluded":
       return `leaving out ${event.parent}: ${event.reasons.map(failureText).join("; ")}`;
-    case "parent-back":
+    case "parent-restored":
       return `${sourceText(event)} is back`;
   }
 }

@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
 import { type Piece, pieceExtent, planTask } from "../entry/root.ts";
-import { runtimeEntry } from "./face.ts";
+import { runtimeEntry } from "./load-runtime.ts";
 import type { FetchOrder, FetchReport } from "./reports.ts";
 
 const { createDownloader } = await runtimeEntry();

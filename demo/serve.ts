@@ -1,6 +1,6 @@
 /** Serves one file on loopback over all protocols, until SIGTERM. */
 import { formatAddress } from "../entry/root.ts";
-import { runtimeEntry } from "./face.ts";
+import { runtimeEntry } from "./load-runtime.ts";
 import type { ServeReport } from "./reports.ts";
 
 const { FilePieceStore, startServer } = await runtimeEntry();

@@ -5,27 +5,27 @@
  * @module
  */
 
-import { bunFace } from "./bun-face.ts";
-import type { Face } from "./face.ts";
+import { bunApi } from "./bun-api.ts";
+import type { RuntimeApi } from "./runtime-api.ts";
 
 export * from "./everywhere.ts";
 export * from "./node-quic.ts";
 export * from "./quiche.ts";
 
-const face: Face = bunFace();
+const api: RuntimeApi = bunApi();
 /**
  * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
  */
-export const createDownloader: Face["createDownloader"] = face.createDownloader;
+export const createDownloader: RuntimeApi["createDownloader"] = api.createDownloader;
 /**
  * Starts a server that offers a piece store over QUIC, TCP and gRPC, or some of them.
  *
  * Rejects with `InvalidArgument`, `AddressInUse`, `Unreachable` or `Unavailable`, and with
  * `StorageFailed` when the identity store fails to load or save the certificate.
  */
-export const startServer: Face["startServer"] = face.startServer;
+export const startServer: RuntimeApi["startServer"] = api.startServer;
 /**
  * Queries a peer over gRPC for a task's content length and piece length.
  * Rejects like {@link GrpcDownloader.statTask}.
  */
-export const statTask: Face["statTask"] = face.statTask;
+export const statTask: RuntimeApi["statTask"] = api.statTask;

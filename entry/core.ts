@@ -19,16 +19,16 @@ export { downloaderSettings } from "../src/client/call/settings.ts";
 export { type CoreDownloaderOptions, createDownloader } from "../src/client/core-factory.ts";
 export type {
   CallOptions,
-  Downloader,
-  DownloaderOptions,
   DownloaderSettings,
+  PieceDownloader as Downloader,
   PieceRequest,
   PoolOptions,
+  TransferOptions as DownloaderOptions,
 } from "../src/client/downloader.ts";
 export type {
   Bindings,
-  CreateDownloaderOptions,
   DownloaderFactory,
+  DownloaderOptions as CreateDownloaderOptions,
   QuicBindingOptions,
   TaskDownloaderFactory,
 } from "../src/client/factory.ts";
@@ -134,7 +134,7 @@ export {
   stockPorts,
 } from "../src/transport/peer-address.ts";
 export {
-  type LeftOutProtocol,
+  type ExcludedProtocol as LeftOutProtocol,
   type Protocol,
   type ProtocolChoice,
   protocolChoices,

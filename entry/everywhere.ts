@@ -5,8 +5,8 @@
 
 export { type OpenTelemetryApi, openTelemetry } from "../adapters/opentelemetry.ts";
 export { nativeHashers } from "../adapters/shared/native-hashers.ts";
-export type { Face, StatTaskOptions } from "./face.ts";
 export * from "./files.ts";
 export * from "./grpc.ts";
 export * from "./root.ts";
+export type { RuntimeApi, StatTaskOptions } from "./runtime-api.ts";
 export * from "./tcp.ts";

@@ -4,13 +4,13 @@
  * @module
  */
 
-import type { Face } from "./face.ts";
-import { nodeFace } from "./node-face.ts";
+import { nodeApi } from "./node-api.ts";
+import type { RuntimeApi } from "./runtime-api.ts";
 
 export * from "./everywhere.ts";
 export * from "./quiche.ts";
 
-const face: Face = nodeFace();
+const api: RuntimeApi = nodeApi();
 /**
  * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
  *
@@ -23,7 +23,7 @@ const face: Face = nodeFace();
  * await downloader.close();
  * ```
  */
-export const createDownloader: Face["createDownloader"] = face.createDownloader;
+export const createDownloader: RuntimeApi["createDownloader"] = api.createDownloader;
 /**
  * Starts a server that offers a piece store over QUIC, TCP and gRPC, or some of them.
  *
@@ -42,7 +42,7 @@ export const createDownloader: Face["createDownloader"] = face.createDownloader;
  * await server.close();
  * ```
  */
-export const startServer: Face["startServer"] = face.startServer;
+export const startServer: RuntimeApi["startServer"] = api.startServer;
 /**
  * Queries a peer over gRPC for a task's content length and piece length.
  * Rejects like {@link GrpcDownloader.statTask}.
@@ -58,4 +58,4 @@ export const startServer: Face["startServer"] = face.startServer;
  * console.log(Math.ceil(contentLength / pieceLength), "pieces");
  * ```
  */
-export const statTask: Face["statTask"] = face.statTask;
+export const statTask: RuntimeApi["statTask"] = api.statTask;

@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const output = resolve(process.argv[2] ?? join(root, "docs", "api"));
 // The other subpaths export subsets of these.
 const entries = [
-  ...["node", "bun", "deno", "workers"].map((face) => `entry/${face}.ts`),
+  ...["node", "bun", "deno", "workers"].map((entry) => `entry/${entry}.ts`),
   "entry/core.ts",
 ];
 

@@ -4,7 +4,7 @@ import process from "node:process";
 import type * as Yaml from "yaml";
 import type { Document, LineCounter, YAMLParseError } from "yaml";
 import { downloaderOptions } from "../../src/client/configured.ts";
-import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
+import type { DownloaderOptions } from "../../src/client/factory.ts";
 import {
   type ConfigLayer,
   type MutualTlsFiles,
@@ -32,7 +32,7 @@ export interface LoadedConfig extends ResolvedConfig {
    *
    * @param protocol protocol to use instead of the configured one; it also selects the certificates
    */
-  downloader(protocol?: ProtocolChoice): Promise<CreateDownloaderOptions>;
+  downloader(protocol?: ProtocolChoice): Promise<DownloaderOptions>;
   /**
    * Returns the options for `startServer`, except the piece store. Rejects with `StorageFailed` if
    * a configured certificate or key cannot be read.

@@ -26,8 +26,8 @@ import {
 } from "../../src/server/admission/connection-slots.ts";
 import { type ServerSettings, withTimeout } from "../../src/server/admission/upload.ts";
 import {
+  type AdvertisedHost,
   clientNetwork,
-  type GrpcServing,
   grpcHandlers,
   localAddress,
   MAX_REQUEST_LENGTH,
@@ -88,7 +88,7 @@ export interface GrpcServerOptions {
    */
   readonly tls?: TlsServerOptions;
   /** Information about this host that the server sends in responses about tasks. */
-  readonly serving?: GrpcServing;
+  readonly serving?: AdvertisedHost;
 }
 
 /**

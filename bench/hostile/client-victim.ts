@@ -5,7 +5,7 @@
 import { Buffer } from "node:buffer";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { CallOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
@@ -68,7 +68,7 @@ export type ClientOrder =
 export async function runClient({ cert }: TlsIdentity): Promise<void> {
   const monitor = new ProcessMonitor();
   const { counters } = monitor;
-  const face = faceOf(counters.quic(await quicOfRuntime()));
+  const entry = runtimeApi(counters.quic(await quicOfRuntime()));
   const options = {
     tls: { ca: cert },
     telemetry: counters.telemetry,
@@ -78,7 +78,7 @@ export async function runClient({ cert }: TlsIdentity): Promise<void> {
   };
   const downloaderFor = (protocol: Protocol): TaskDownloader => {
     const { tls, ...others } = options;
-    return face.createDownloader({ protocol, ...(protocol === "quic" && { tls }), ...others });
+    return entry.createDownloader({ protocol, ...(protocol === "quic" && { tls }), ...others });
   };
   const settings = downloaderSettings(options, { ...portableRuntime, hashers: nativeHashers });
   let downloaders: readonly TaskDownloader[] = [];

@@ -2,7 +2,7 @@
  * Honest client beside an attack: fetches piece after piece, with a pause between, and compares
  * every byte.
  */
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import type { TaskDownloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { type Protocol, protocols } from "../../src/transport/protocol.ts";
@@ -62,10 +62,10 @@ export interface HonestOrder {
 
 /** Runs the process of the honest clients of one server: carries out orders from standard input. */
 export async function runHonestClients({ cert }: TlsIdentity, addresses: Addresses): Promise<void> {
-  const face = faceOf(await quicOfRuntime());
+  const entry = runtimeApi(await quicOfRuntime());
   const each = protocols.map((protocol) => {
     const tls = { ca: cert };
-    const downloader = face.createDownloader({
+    const downloader = entry.createDownloader({
       protocol,
       ...(protocol === "quic" && { tls }),
       ...TIMEOUTS_MS,

@@ -1,5 +1,5 @@
 /** Server under attack over all protocols, in a separate process. */
-import { type Face, faceOf } from "../../entry/face.ts";
+import { type RuntimeApi, runtimeApi } from "../../entry/runtime-api.ts";
 import type { VortexError } from "../../src/errors.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -44,7 +44,7 @@ export type ServerOrder = "listen" | "begin" | "end" | "rest" | "stop";
 export async function runServer(identity: TlsIdentity): Promise<void> {
   const monitor = new ProcessMonitor();
   const { counters } = monitor;
-  const face = faceOf(counters.quic(await quicOfRuntime()));
+  const entry = runtimeApi(counters.quic(await quicOfRuntime()));
   let servers: readonly StorageServer[] = [];
   let start: Gauges | undefined;
   const close = async (): Promise<void> => {
@@ -55,10 +55,10 @@ export async function runServer(identity: TlsIdentity): Promise<void> {
     switch (order) {
       case "listen":
         // A first start, since some resources are loaded at first use and then kept.
-        servers = await serve(face, monitor, identity);
+        servers = await serve(entry, monitor, identity);
         await close();
         start = await counters.settled();
-        servers = await serve(face, monitor, identity);
+        servers = await serve(entry, monitor, identity);
         return listening(servers, start);
       case "begin":
         return monitor.begin();
@@ -74,7 +74,7 @@ export async function runServer(identity: TlsIdentity): Promise<void> {
 }
 
 function serve(
-  face: Face,
+  entry: RuntimeApi,
   monitor: ProcessMonitor,
   tls: TlsIdentity,
 ): Promise<readonly StorageServer[]> {
@@ -92,9 +92,9 @@ function serve(
     onError: (error: VortexError) => monitor.report(`${error.code}: ${error.message}`),
   };
   return Promise.all([
-    face.startServer({ ...options, quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } }),
-    face.startServer({ ...options, grpc: { port: 0, tls: true } }),
-    face.startServer({ ...options, host: "::", quic: { port: 0 } }),
+    entry.startServer({ ...options, quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } }),
+    entry.startServer({ ...options, grpc: { port: 0, tls: true } }),
+    entry.startServer({ ...options, host: "::", quic: { port: 0 } }),
   ]);
 }
 

@@ -7,8 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { FilePieceStore } from "../../adapters/files/store.ts";
-import type { Face } from "../../entry/face.ts";
-import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
+import type { RuntimeApi } from "../../entry/runtime-api.ts";
+import type { DownloaderOptions } from "../../src/client/factory.ts";
 import type { TaskDownloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
@@ -28,7 +28,7 @@ export type Addresses = Readonly<Partial<Record<Protocol, string>>>;
 
 /** Options of a load. */
 export interface LoadOptions {
-  readonly face: Face;
+  readonly entry: RuntimeApi;
   readonly counters: Counters;
   readonly protocols: readonly Protocol[];
   /** Certificate of every server. */
@@ -347,9 +347,9 @@ export class Load {
 
   /** Restarts a server on its previous ports, or on others if another program has taken them. */
   async #startServer(own: OwnServer): Promise<void> {
-    const { face, counters, protocols, identity } = this.#options;
+    const { entry, counters, protocols, identity } = this.#options;
     const start = (ports: OwnServer["ports"]): Promise<StorageServer> =>
-      face.startServer({
+      entry.startServer({
         store: own.store,
         host: "127.0.0.1",
         tls: identity,
@@ -373,8 +373,8 @@ export class Load {
   }
 
   #makeClient(protocol: Protocol): TaskDownloader {
-    const { face, counters, fingerprint, random } = this.#options;
-    return face.createDownloader({
+    const { entry, counters, fingerprint, random } = this.#options;
+    return entry.createDownloader({
       protocol,
       ...(protocol === "quic" && { tls: { fingerprints: [fingerprint] } }),
       connectTimeout: 2_000,
@@ -386,7 +386,7 @@ export class Load {
         cleanupInterval: 1_000,
       },
       telemetry: counters.telemetry,
-    } satisfies CreateDownloaderOptions);
+    } satisfies DownloaderOptions);
   }
 
   #request(protocol: Protocol): TaskRequest {

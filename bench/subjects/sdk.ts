@@ -2,10 +2,10 @@
 import process from "node:process";
 import type { QuicBinding } from "../../adapters/shared/fallback.ts";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
-import { type Face, faceOf } from "../../entry/face.ts";
+import { type RuntimeApi, runtimeApi } from "../../entry/runtime-api.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
-import type { Downloader } from "../../src/client/downloader.ts";
-import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
+import type { PieceDownloader } from "../../src/client/downloader.ts";
+import type { DownloaderOptions } from "../../src/client/factory.ts";
 import { QuicDownloader } from "../../src/client/vortex/downloader.ts";
 import type { HasherFactory } from "../../src/digest/hasher.ts";
 import { portableRuntime } from "../../src/runtime.ts";
@@ -32,8 +32,8 @@ const bindings: Record<"quiche" | "node" | "deno", QuicBinding> = {
  * binding and falls back to another; a row must say what it measured.
  */
 export function quic(binding: keyof typeof bindings): Subject {
-  const face = faceOf(bindings[binding]);
-  return subject("quic", async () => face);
+  const entry = runtimeApi(bindings[binding]);
+  return subject("quic", async () => entry);
 }
 
 /**
@@ -41,10 +41,10 @@ export function quic(binding: keyof typeof bindings): Subject {
  * verification.
  */
 export function quicUnverified(binding: keyof typeof bindings): Subject {
-  const face = faceOf(bindings[binding]);
+  const entry = runtimeApi(bindings[binding]);
   const runtime = { ...portableRuntime, hashers: noHashers };
   return {
-    serve: (content, host) => serve("quic", face, content, host, noHashers),
+    serve: (content, host) => serve("quic", entry, content, host, noHashers),
     async dial(peer) {
       const transport = bindings[binding]({ tls: tlsOf(peer) });
       return clientOf(new QuicDownloader(() => transport, downloaderSettings({}, runtime)), peer);
@@ -59,18 +59,18 @@ export const tcp: Subject = subject("tcp", runtimeEntry);
  */
 export const grpc: Subject = subject("grpc", runtimeEntry);
 
-function subject(protocol: Protocol, faceOfRuntime: () => Promise<Face>): Subject {
+function subject(protocol: Protocol, faceOfRuntime: () => Promise<RuntimeApi>): Subject {
   return {
     serve: async (content, host) =>
       serve(protocol, await faceOfRuntime(), content, host, nativeHashers),
     async dial(peer, options) {
-      const face = await faceOfRuntime();
-      return clientOf(face.createDownloader(optionsOf(protocol, peer, options)), peer);
+      const entry = await faceOfRuntime();
+      return clientOf(entry.createDownloader(optionsOf(protocol, peer, options)), peer);
     },
   };
 }
 
-function runtimeEntry(): Promise<Face> {
+function runtimeEntry(): Promise<RuntimeApi> {
   if ("bun" in process.versions) return import("../../entry/bun.ts");
   if ("deno" in process.versions) return import("../../entry/deno.ts");
   return import("../../entry/node.ts");
@@ -78,7 +78,7 @@ function runtimeEntry(): Promise<Face> {
 
 async function serve(
   protocol: Protocol,
-  face: Face,
+  entry: RuntimeApi,
   { bytes, pieceLengths }: Content,
   host: string,
   hashers: HasherFactory,
@@ -86,7 +86,7 @@ async function serve(
   const store = new MemoryPieceStore(hashers);
   for (const pieceLength of pieceLengths)
     store.putTask(taskIdOf(pieceLength), bytes, { pieceLength });
-  const server = await face.startServer({
+  const server = await entry.startServer({
     store,
     host,
     [protocol]: { port: 0 },
@@ -105,7 +105,7 @@ function optionsOf(
   protocol: Protocol,
   peer: Peer,
   { earlyData, forgetful }: DialOptions,
-): CreateDownloaderOptions {
+): DownloaderOptions {
   return {
     protocol,
     earlyData,
@@ -118,7 +118,7 @@ function tlsOf({ fingerprint = "" }: Peer): { readonly fingerprints: readonly st
   return { fingerprints: [fingerprint] };
 }
 
-function clientOf(downloader: Downloader, peer: Peer): Client {
+function clientOf(downloader: PieceDownloader, peer: Peer): Client {
   const addr = formatAddress(peer);
   /** Buffers of finished requests, for reuse. */
   const buffers: Uint8Array[] = [];

@@ -2,7 +2,7 @@ import type { Config } from "../config/config.ts";
 import type { MutualTls } from "../config/mutual-tls.ts";
 import { quicTuning } from "../config/tuning.ts";
 import type { TlsClientOptions } from "../transport/tls.ts";
-import type { CreateDownloaderOptions } from "./factory.ts";
+import type { DownloaderOptions } from "./factory.ts";
 
 /** Contents of the certificate files that a configuration names for a downloader. */
 export interface DownloaderFiles {
@@ -18,10 +18,7 @@ export interface DownloaderFiles {
  * The certificate files of `upload.client` apply to gRPC, like in dfdaemon, and to QUIC. For QUIC,
  * the trust settings in `vortexPeer.quic` take precedence.
  */
-export function downloaderOptions(
-  config: Config,
-  files: DownloaderFiles = {},
-): CreateDownloaderOptions {
+export function downloaderOptions(config: Config, files: DownloaderFiles = {}): DownloaderOptions {
   const { download, storage, upload, vortexPeer } = config;
   const tls = clientTls(config, files);
   return {

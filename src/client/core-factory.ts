@@ -4,11 +4,11 @@ import { portableRuntime } from "../runtime.ts";
 import { requireProtocolChoice } from "../transport/protocol.ts";
 import type { Transport } from "../transport/transport.ts";
 import { downloaderSettings } from "./call/settings.ts";
-import type { Downloader, DownloaderOptions } from "./downloader.ts";
+import type { PieceDownloader, TransferOptions } from "./downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
 /** Options of {@link createDownloader} of `vortex-peer/core`: the protocol and its transport. */
-export interface CoreDownloaderOptions extends DownloaderOptions {
+export interface CoreDownloaderOptions extends TransferOptions {
   /** Protocol that transfers pieces. Required. */
   readonly protocol: "quic" | "tcp";
   /**
@@ -48,7 +48,7 @@ export interface CoreDownloaderOptions extends DownloaderOptions {
  *
  *
  */
-export function createDownloader(options: CoreDownloaderOptions): Downloader {
+export function createDownloader(options: CoreDownloaderOptions): PieceDownloader {
   // Options of a runtime's `createDownloader` can arrive here: from JavaScript, or from TypeScript
   // that resolved another export condition than the bundler.
   const { protocol, transport }: { protocol: string; transport?: Transport } = options;

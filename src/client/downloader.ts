@@ -28,7 +28,7 @@ export interface PieceRequest {
 
 /**
  * Options of one call. A timeout given here overrides the timeout of the same name in
- * {@link DownloaderOptions}.
+ * {@link TransferOptions}.
  */
 export interface CallOptions {
   /**
@@ -58,7 +58,7 @@ export interface CallOptions {
  * Fetches pieces of tasks from peers. The interface is the same for every protocol. Created by
  * `createDownloader`.
  */
-export interface Downloader {
+export interface PieceDownloader {
   /**
    * Requests a piece from a peer. Resolves when the peer has announced the piece. The content is
    * then read from the returned {@link Piece}.
@@ -102,7 +102,7 @@ export interface Downloader {
 }
 
 /** Options of a downloader, all optional. Every timeout is at most 30 days. */
-export interface DownloaderOptions {
+export interface TransferOptions {
   /** Maximum time in ms to connect to a peer, handshake included. Default 2,000, like dfdaemon. */
   readonly connectTimeout?: number;
   /**
@@ -184,7 +184,7 @@ export interface PoolOptions {
   readonly cleanupInterval?: number;
 }
 
-/** {@link DownloaderOptions} with all defaults filled in, and the runtime. */
+/** {@link TransferOptions} with all defaults filled in, and the runtime. */
 export interface DownloaderSettings {
   readonly connectTimeout: number;
   readonly pieceTimeout: number;

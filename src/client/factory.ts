@@ -3,7 +3,7 @@ import { requireInteger } from "../piece.ts";
 import type { Runtime } from "../runtime.ts";
 import { type ProtocolPorts, stockPorts } from "../transport/peer-address.ts";
 import {
-  type LeftOutProtocol,
+  type ExcludedProtocol,
   type Protocol,
   type ProtocolChoice,
   requireProtocolChoice,
@@ -13,7 +13,7 @@ import { identifiesPeer, requiresTrust, type TlsClientOptions } from "../transpo
 import type { Transport } from "../transport/transport.ts";
 import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto/downloader.ts";
 import { downloaderSettings, MAX_TIMEOUT_MS } from "./call/settings.ts";
-import type { Downloader, DownloaderOptions, DownloaderSettings } from "./downloader.ts";
+import type { DownloaderSettings, PieceDownloader, TransferOptions } from "./downloader.ts";
 import {
   autoSource,
   hybridSource,
@@ -26,7 +26,7 @@ import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 /**
  * Options of `createDownloader`: the protocol, and settings for TLS, QUIC and protocol selection.
  */
-export interface CreateDownloaderOptions extends DownloaderOptions {
+export interface DownloaderOptions extends TransferOptions {
   /**
    * Protocol over which pieces are fetched. Required.
    *
@@ -91,10 +91,10 @@ export interface CreateDownloaderOptions extends DownloaderOptions {
  * Type of a function that creates downloaders, such as `createDownloader`. The name is from
  * Dragonfly's design document.
  */
-export type DownloaderFactory = (options: CreateDownloaderOptions) => Downloader;
+export type DownloaderFactory = (options: DownloaderOptions) => PieceDownloader;
 
 /** Type of a function that creates downloaders of pieces and of whole tasks. */
-export type TaskDownloaderFactory = (options: CreateDownloaderOptions) => TaskDownloader;
+export type TaskDownloaderFactory = (options: DownloaderOptions) => TaskDownloader;
 
 /**
  * Transports of a runtime for downloaders. Each loader runs once per downloader, at the first use
@@ -111,7 +111,7 @@ export interface Bindings {
   /** Loads the TCP transport. */
   tcp(): Promise<Transport>;
   /** Creates a downloader over gRPC. It uses plaintext if `tls` is undefined. */
-  grpc(settings: DownloaderSettings, tls: TlsClientOptions | undefined): Downloader;
+  grpc(settings: DownloaderSettings, tls: TlsClientOptions | undefined): PieceDownloader;
   /**
    * Creates a client of the Dragonfly gRPC API, which lists the pieces that parents have of a task.
    * It uses plaintext if `tls` is undefined.
@@ -162,7 +162,7 @@ export function downloaderFactory(bindings: Bindings): TaskDownloaderFactory {
 
 function pieceSourceFor(
   choice: ProtocolChoice,
-  options: CreateDownloaderOptions,
+  options: DownloaderOptions,
   bindings: Bindings,
   settings: DownloaderSettings,
 ): PieceSource {
@@ -190,16 +190,16 @@ function pieceSourceFor(
   requireInteger("auto.delay", delay, 1, 60_000);
   requireInteger("auto.expiry", expiry, 1, MAX_TIMEOUT_MS);
   const trustsAnyPeer = !requiresTrust(tls);
-  const leftOut = [
+  const excluded = [
     ...(quicPeers === "any" || identifiesPeer(tls) ? [] : [QUIC_TO_UNKNOWN_PEERS]),
     ...(trustsAnyPeer ? [] : [TCP_WITHOUT_TLS]),
   ];
   const downloader = new AutoDownloader(
     {
       candidates: PREFERENCE.filter(
-        (protocol) => !leftOut.some((one) => one.protocol === protocol),
+        (protocol) => !excluded.some((one) => one.protocol === protocol),
       ),
-      leftOut,
+      excluded,
       downloader(protocol, protocolSettings) {
         if (protocol === "grpc") {
           return bindings.grpc(protocolSettings, trustsAnyPeer ? apiTls : tls);
@@ -222,7 +222,7 @@ function pieceSourceFor(
  * 1.4.8 exit when a QUIC handshake fails for any reason, for example because the client rejects the
  * certificate.
  */
-const QUIC_TO_UNKNOWN_PEERS: LeftOutProtocol = {
+const QUIC_TO_UNKNOWN_PEERS: ExcludedProtocol = {
   protocol: "quic",
   reason:
     "the peer may be a stock dfdaemon, which exits when a QUIC handshake fails (1.1.0 to 1.4.8); " +
@@ -230,7 +230,7 @@ const QUIC_TO_UNKNOWN_PEERS: LeftOutProtocol = {
 };
 
 /** Reason why `auto` does not use TCP if the options demand an authenticated peer. */
-const TCP_WITHOUT_TLS: LeftOutProtocol = {
+const TCP_WITHOUT_TLS: ExcludedProtocol = {
   protocol: "tcp",
   reason: "it has no TLS, and tls requires verification",
 };
@@ -256,10 +256,10 @@ function quicOnly(bindings: Bindings): Bindings {
 
 function pieceDownloader(
   protocol: Protocol,
-  { tls, quic = {} }: CreateDownloaderOptions,
+  { tls, quic = {} }: DownloaderOptions,
   bindings: Bindings,
   settings: DownloaderSettings,
-): Downloader {
+): PieceDownloader {
   switch (protocol) {
     case "quic": {
       const transport = new LazyTransport(() => bindings.quic({ tls: tls ?? {}, tuning: quic }));

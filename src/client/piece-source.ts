@@ -3,21 +3,21 @@ import type { TaskSource } from "../task/source.ts";
 import { addressFor, type PeerAddresses } from "../transport/peer-address.ts";
 import type { Protocol } from "../transport/protocol.ts";
 import type { AutoDownloader, PeerPieceRequest } from "./auto/downloader.ts";
-import type { CallOptions, Downloader } from "./downloader.ts";
+import type { CallOptions, PieceDownloader } from "./downloader.ts";
 
 /**
  * Fetches single pieces, and pieces for task downloads. Uses one protocol, the best one for each
  * peer, or several at once.
  */
 export interface PieceSource extends Omit<TaskSource, "directory"> {
-  /** Requests a piece, see {@link Downloader.downloadPiece}. */
+  /** Requests a piece, see {@link PieceDownloader.downloadPiece}. */
   downloadPiece(request: PeerPieceRequest, options?: CallOptions): Promise<Piece>;
   /** Closes all connections. Idempotent. */
   close(): Promise<void>;
 }
 
 /** Creates a {@link PieceSource} that fetches all pieces over one protocol. */
-export function singleProtocolSource(protocol: Protocol, downloader: Downloader): PieceSource {
+export function singleProtocolSource(protocol: Protocol, downloader: PieceDownloader): PieceSource {
   return {
     downloadPiece: async (request, options) =>
       downloader.downloadPiece({ ...request, addr: addressFor(request.addr, protocol) }, options),
@@ -43,7 +43,7 @@ export function autoSource(downloader: AutoDownloader): PieceSource {
       return downloader.downloadOver(protocol, peerRequest, options);
     },
     resolve: (addr) => downloader.resolve(addr),
-    leftOut: (addr) => downloader.leftOut(addr),
+    excluded: (addr) => downloader.excluded(addr),
     addressOf: announcedAddresses,
     speaksApi: false,
   };

@@ -4,14 +4,14 @@ import { type ByteRange, type Piece, type PieceKind, requireInteger } from "../p
 import { formatAddress } from "../transport/address.ts";
 import type { ProtocolChoice } from "../transport/protocol.ts";
 import { downloaderOptions as configuredOptions } from "./configured.ts";
-import type { CallOptions, Downloader } from "./downloader.ts";
-import type { CreateDownloaderOptions, DownloaderFactory } from "./factory.ts";
+import type { CallOptions, PieceDownloader } from "./downloader.ts";
+import type { DownloaderFactory, DownloaderOptions } from "./factory.ts";
 
 /**
  * Options of {@link StorageClient}. An option given here takes precedence over the same setting in
  * `config`.
  */
-export interface StorageClientOptions extends Omit<CreateDownloaderOptions, "protocol"> {
+export interface StorageClientOptions extends Omit<DownloaderOptions, "protocol"> {
   /**
    * Configuration from `parseConfig`: the download settings, and the address and ports of the
    * default peer. The certificate files that it names are not read.
@@ -55,7 +55,7 @@ export interface StorageCallOptions extends CallOptions {
 export class StorageClient {
   /** Protocol over which pieces are fetched, from the configuration. */
   readonly protocol: ProtocolChoice;
-  readonly #downloader: Downloader;
+  readonly #downloader: PieceDownloader;
   readonly #hostId: string;
   readonly #addressOf: (peerId: string, protocol: ProtocolChoice) => string;
 
@@ -76,8 +76,8 @@ export class StorageClient {
    * Requests a piece, or a range of its bytes, from a peer. `range.end` is exclusive. Its default
    * is the end of the piece.
    *
-   * Rejects like {@link Downloader.downloadPiece}. Also rejects with `InvalidArgument` in these
-   * cases:
+   * Rejects like {@link PieceDownloader.downloadPiece}. Also rejects with `InvalidArgument` in
+   * these cases:
    *
    * - `pieceId` is the id of a piece of another task.
    * - The address of the peer is unknown: neither `addressOf` nor `storage.server.ip` is given.

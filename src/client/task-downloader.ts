@@ -9,7 +9,7 @@ import type {
   TaskStream,
 } from "../task/task.ts";
 import type { PeerPieceRequest } from "./auto/downloader.ts";
-import type { CallOptions, Downloader, DownloaderSettings } from "./downloader.ts";
+import type { CallOptions, DownloaderSettings, PieceDownloader } from "./downloader.ts";
 import type { PieceSource } from "./piece-source.ts";
 
 /** {@link TaskDirectory} with open connections, which its owner must close. */
@@ -22,7 +22,7 @@ export interface ClosableDirectory extends TaskDirectory {
  * Fetches single pieces and whole tasks. The class is the same for every protocol. Created by
  * `createDownloader`.
  */
-export class TaskDownloader implements Downloader {
+export class TaskDownloader implements PieceDownloader {
   readonly #pieces: PieceSource;
   readonly #directory: ClosableDirectory | undefined;
   readonly #tasks: TaskFetcher;
@@ -42,7 +42,7 @@ export class TaskDownloader implements Downloader {
     this.#tasks = new TaskFetcher({ ...pieces, directory }, settings);
   }
 
-  /** Requests a piece, see {@link Downloader.downloadPiece}. */
+  /** Requests a piece, see {@link PieceDownloader.downloadPiece}. */
   downloadPiece(request: PeerPieceRequest, options?: CallOptions): Promise<Piece> {
     return this.#pieces.downloadPiece(request, options);
   }

@@ -6,7 +6,7 @@ import type { QuicTuning } from "../transport/quic-tuning.ts";
 import type { TlsIdentity, TlsServerOptions } from "../transport/tls.ts";
 import type { ListenerCounters, Transport } from "../transport/transport.ts";
 import { type ServerOptions, type ServerSettings, serverSettings } from "./admission/upload.ts";
-import type { GrpcServing } from "./grpc/service.ts";
+import type { AdvertisedHost } from "./grpc/service.ts";
 import { VortexServer } from "./vortex-server.ts";
 
 /** Options of {@link StorageServer.start}. At least one of `quic`, `tcp` and `grpc` is required. */
@@ -104,7 +104,7 @@ export interface ServerBindings {
     store: PieceStore,
     settings: ServerSettings,
     tls: TlsServerOptions | undefined,
-    serving: GrpcServing,
+    serving: AdvertisedHost,
   ): Promise<ProtocolServer>;
 }
 
@@ -118,16 +118,16 @@ export interface IdentityBinding {
    * Rejects with `InvalidArgument` if the options are invalid, and with the error of the identity
    * store if it cannot be read or written.
    */
-  ofServer(options: TlsServerOptions): Promise<TlsIdentity>;
+  serverIdentity(options: TlsServerOptions): Promise<TlsIdentity>;
   /** Creates a self-signed certificate with a new private key. */
-  make(): Promise<TlsIdentity>;
+  create(): Promise<TlsIdentity>;
   /**
    * Returns `identity` unchanged if it is valid.
    *
    * @throws `InvalidArgument` if the certificate or key is invalid, or the key does not match the
    * certificate
    */
-  check(identity: TlsIdentity): TlsIdentity;
+  validate(identity: TlsIdentity): TlsIdentity;
 }
 
 /**
@@ -200,7 +200,7 @@ export class StorageServer {
     try {
       // All protocols share one identity, so clients pin a single fingerprint.
       if (quic !== undefined || grpc?.tls === true)
-        identity = await bindings.identities.ofServer(tls);
+        identity = await bindings.identities.serverIdentity(tls);
       const serverTls = {
         ...identity,
         ...(tls.clientCa !== undefined && { clientCa: tls.clientCa }),
@@ -283,7 +283,7 @@ export class StorageServer {
       throw new VortexError("InvalidArgument", message);
     }
     const identity =
-      given === undefined ? await this.#identities.make() : this.#identities.check(given);
+      given === undefined ? await this.#identities.create() : this.#identities.validate(given);
     try {
       for (const server of servers) await server.setIdentity(identity);
       await this.#tls.identityStore?.save(identity);
@@ -318,7 +318,7 @@ export class StorageServer {
 function servingOf(
   { advertisedIp, hostname }: StorageServerOptions,
   { tcp, quic }: StorageServer["addresses"],
-): GrpcServing {
+): AdvertisedHost {
   return {
     ...(tcp !== undefined && { tcpPort: tcp.port }),
     ...(quic !== undefined && { quicPort: quic.port }),

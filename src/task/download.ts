@@ -384,7 +384,7 @@ export class Download implements TaskDownload {
     const session = await this.#options.to.open(layout, {
       signal,
       digest: digest && formatDigest(digest),
-      onRoom: () => this.#wake(),
+      onLimitIncrease: () => this.#wake(),
       onFailure: (error) => this.#onSinkFailure(error),
     });
     const maxPieces = this.#maxConcurrentPieces(layout);
@@ -548,7 +548,7 @@ export class Download implements TaskDownload {
       );
       this.#stats.setLeftOutProtocols(
         parent.name,
-        this.#source.leftOut?.(parent.addresses ?? parent.addr) ?? [],
+        this.#source.excluded?.(parent.addresses ?? parent.addr) ?? [],
       );
       if (isFollowed) this.#track(this.#discovery.follow(layout, parent, routes));
     }
@@ -644,7 +644,7 @@ export class Download implements TaskDownload {
     const next = this.#createHasher(layout, session, digest);
     this.#opened = { ...this.#opened, hasher: next };
     for (const piece of kept) this.#addPiece(piece, false, 0);
-    this.#emit({ type: "started-over", parents, error: failure });
+    this.#emit({ type: "restarted", parents, error: failure });
     this.#isChangingRound = false;
     this.#finishIfDone();
     this.#wake();
@@ -667,7 +667,7 @@ export class Download implements TaskDownload {
     this.#rounds.exclude(parent);
     for (const attempt of scheduler.excludeFromRound(parent, error, this.#clock.now()))
       transfers.end(attempt);
-    this.#emit({ type: "parent-left-out", parent, reasons: reasonsOf(scheduler.routesOf(parent)) });
+    this.#emit({ type: "parent-excluded", parent, reasons: reasonsOf(scheduler.routesOf(parent)) });
     this.#wake();
   }
 
@@ -742,7 +742,7 @@ export class Download implements TaskDownload {
     });
     for (const attempt of starts) {
       if (attempt.isHedge)
-        this.#emit({ type: "race", number: attempt.number, parent: attempt.parent });
+        this.#emit({ type: "hedged", number: attempt.number, parent: attempt.parent });
       const fetched = this.#runAttempt(open, attempt).finally(() => this.#attempts.delete(fetched));
       this.#attempts.add(fetched);
       this.#track(fetched);
@@ -904,7 +904,7 @@ export class Download implements TaskDownload {
     readonly parent: string;
     readonly protocol?: Protocol | undefined;
   }): void {
-    this.#emit({ type: "parent-back", parent, ...(protocol && { protocol }) });
+    this.#emit({ type: "parent-restored", parent, ...(protocol && { protocol }) });
   }
 
   /**
@@ -914,9 +914,9 @@ export class Download implements TaskDownload {
   #reportLeftOut(scheduler: Scheduler, { parent, protocol, reasons }: RouteState): void {
     const routes = scheduler.routesOf(parent);
     if (protocol !== undefined && routes.some(({ isLeftOut }) => !isLeftOut)) {
-      this.#emit({ type: "protocol-left-out", parent, protocol, reasons: [...reasons] });
+      this.#emit({ type: "protocol-excluded", parent, protocol, reasons: [...reasons] });
     } else {
-      this.#emit({ type: "parent-left-out", parent, reasons: reasonsOf(routes) });
+      this.#emit({ type: "parent-excluded", parent, reasons: reasonsOf(routes) });
     }
   }
 

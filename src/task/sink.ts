@@ -67,7 +67,7 @@ export interface SinkOpenOptions {
    */
   readonly digest?: string | undefined;
   /** Callback that the session must call each time {@link SinkSession.limit} has increased. */
-  readonly onRoom: () => void;
+  readonly onLimitIncrease: () => void;
   /**
    * Callback that the session must call if it can accept no more data, for example because its
    * reader cancelled. The download then fails with `error`.
@@ -144,7 +144,7 @@ export interface SinkSession {
    * Returns true if the bytes of a committed piece can still be read. Absent: committed pieces can
    * always be read.
    */
-  holds?(number: number): boolean;
+  canRead?(number: number): boolean;
   /**
    * Reports that all bytes before `position` are committed, and included in the hash of the whole
    * content. A sink that delivers its content in order may deliver these bytes, except the last

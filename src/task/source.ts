@@ -3,7 +3,7 @@ import type { RateLimiter } from "../rate-limiter.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Telemetry } from "../telemetry.ts";
 import type { PeerAddress, PeerAddresses } from "../transport/peer-address.ts";
-import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
+import type { ExcludedProtocol, Protocol } from "../transport/protocol.ts";
 import type { PieceLocation, TaskDirectory } from "./discovery.ts";
 import type { ParentSlots } from "./slots.ts";
 
@@ -84,7 +84,7 @@ export interface TaskSource {
    *
    * @param addr address of the parent; undefined if unknown
    */
-  leftOut?(addr: PeerAddress | undefined): readonly LeftOutProtocol[];
+  excluded?(addr: PeerAddress | undefined): readonly ExcludedProtocol[];
   /**
    * True if `fetchPiece` uses the Dragonfly gRPC API. Pieces and the list of pieces then have the
    * same address, and each piece arrives as one message in memory.

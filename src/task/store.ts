@@ -111,7 +111,7 @@ export class TaskStore implements PieceStore {
     const metadata = this.#metadata.get(number);
     if (task === undefined || metadata === undefined) return undefined;
     const { layout, session } = task;
-    if (layout.taskId !== taskId || layout.kind !== kind || session.holds?.(number) === false)
+    if (layout.taskId !== taskId || layout.kind !== kind || session.canRead?.(number) === false)
       return undefined;
     return { metadata, read: (range) => readPiece(task.layout, session, number, range) };
   }

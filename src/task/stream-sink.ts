@@ -166,7 +166,7 @@ class StreamSession implements SinkSession {
     return into === undefined ? bytes.slice() : bytes;
   }
 
-  holds(number: number): boolean {
+  canRead(number: number): boolean {
     return this.#buffers.has(number);
   }
 
@@ -227,7 +227,7 @@ class StreamSession implements SinkSession {
       this.#current = undefined;
       this.#buffers.delete(current.number);
     }
-    this.#options.onRoom();
+    this.#options.onLimitIncrease();
     return chunk;
   }
 

@@ -2,7 +2,7 @@ import type { VortexError } from "../errors.ts";
 import type { ByteRange, PieceKind } from "../piece.ts";
 import type { PieceStore } from "../store/store.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
-import type { LeftOutProtocol, Protocol } from "../transport/protocol.ts";
+import type { ExcludedProtocol, Protocol } from "../transport/protocol.ts";
 import type { KnownLayout } from "./layout.ts";
 import type { TaskSink } from "./sink.ts";
 
@@ -173,7 +173,7 @@ export type ParentState =
    * The parent is not used, or retried only occasionally. It has failed five times in a row, a
    * retry would have the same result, or it sent wrong bytes.
    */
-  | "left-out";
+  | "excluded";
 
 /** Statistics of one parent in a download. */
 export interface ParentProgress {
@@ -202,7 +202,7 @@ export interface ParentProgress {
   /**
    * Protocols that are not used with this parent, each with the reason. Absent if there are none.
    */
-  readonly leftOut?: readonly LeftOutProtocol[];
+  readonly excluded?: readonly ExcludedProtocol[];
 }
 
 /** Statistics of one protocol of a parent in a download. */
@@ -319,7 +319,7 @@ export type TaskEvent =
    * A piece was also requested from a second parent, `parent`, since its first attempt has stalled
    * or is slow.
    */
-  | { readonly type: "race"; readonly number: number; readonly parent: string }
+  | { readonly type: "hedged"; readonly number: number; readonly parent: string }
   /**
    * An attempt to fetch a piece from a parent failed. The field `protocol` is present if several
    * protocols are used with the parent.
@@ -333,7 +333,7 @@ export type TaskEvent =
     }
   /** A parent is no longer used over one of its protocols. It is still used over others. */
   | {
-      readonly type: "protocol-left-out";
+      readonly type: "protocol-excluded";
       readonly parent: string;
       readonly protocol: Protocol;
       readonly reasons: readonly VortexError[];
@@ -344,13 +344,13 @@ export type TaskEvent =
    * the digest of the whole content is known.
    */
   | {
-      readonly type: "started-over";
+      readonly type: "restarted";
       readonly parents: readonly string[];
       readonly error: VortexError;
     }
   /** A parent is no longer used in this round, or is retried only occasionally. */
   | {
-      readonly type: "parent-left-out";
+      readonly type: "parent-excluded";
       readonly parent: string;
       readonly reasons: readonly VortexError[];
     }
@@ -358,4 +358,4 @@ export type TaskEvent =
    * A parent that was left out delivered or announced a piece again. The field `protocol` is
    * present if several protocols are used with the parent.
    */
-  | { readonly type: "parent-back"; readonly parent: string; readonly protocol?: Protocol };
+  | { readonly type: "parent-restored"; readonly parent: string; readonly protocol?: Protocol };

@@ -1,4 +1,4 @@
-import type { LeftOutProtocol } from "../transport/protocol.ts";
+import type { ExcludedProtocol } from "../transport/protocol.ts";
 import type { TaskLayout } from "./layout.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
 import type { ParentProgress, RouteProgress, TaskProgress, TaskReport, Verified } from "./task.ts";
@@ -48,7 +48,7 @@ export class TransferStats {
   /** Number of requested bytes in verified pieces of an earlier download. */
   #resumedBytes = 0;
   /** Protocols that are not used with a parent, by name of the parent. */
-  readonly #leftOut = new Map<string, readonly LeftOutProtocol[]>();
+  readonly #excluded = new Map<string, readonly ExcludedProtocol[]>();
 
   /** @param now start of the download, in ms on the monotonic clock */
   constructor(now: number) {
@@ -83,8 +83,8 @@ export class TransferStats {
   }
 
   /** Records the protocols that are not used with a parent, each with the reason. */
-  setLeftOutProtocols(parent: string, protocols: readonly LeftOutProtocol[]): void {
-    if (protocols.length > 0) this.#leftOut.set(parent, protocols);
+  setLeftOutProtocols(parent: string, protocols: readonly ExcludedProtocol[]): void {
+    if (protocols.length > 0) this.#excluded.set(parent, protocols);
   }
 
   /** Resets the counts of verified pieces and their bytes, since pieces will be fetched again. */
@@ -123,7 +123,7 @@ export class TransferStats {
             : timeFor(left, rate),
       paused,
       patienceLeft,
-      parents: parentProgress(now, routes, this.#leftOut),
+      parents: parentProgress(now, routes, this.#excluded),
     };
   }
 
@@ -159,7 +159,7 @@ export class TransferStats {
       resumedPieces: this.#resumedPieces,
       verified,
       duration: now - this.#startedAt,
-      parents: parentProgress(now, routes, this.#leftOut),
+      parents: parentProgress(now, routes, this.#excluded),
     };
   }
 }
@@ -176,12 +176,12 @@ function timeFor(bytes: number, rate: number): number | undefined {
  * Returns the statistics of each parent, summed over its protocols.
  *
  * @param routes routes with their statistics, one per parent and protocol
- * @param leftOutOf protocols that are not used with a parent, by name of the parent
+ * @param excludedOf protocols that are not used with a parent, by name of the parent
  */
 function parentProgress(
   now: number,
   routes: Iterable<RouteState>,
-  leftOutOf: ReadonlyMap<string, readonly LeftOutProtocol[]>,
+  excludedOf: ReadonlyMap<string, readonly ExcludedProtocol[]>,
 ): readonly ParentProgress[] {
   const byParent = new Map<string, RouteState[]>();
   for (const route of routes)
@@ -193,21 +193,21 @@ function parentProgress(
       const progress = each[index];
       return protocol === undefined || progress === undefined ? [] : [{ protocol, ...progress }];
     });
-    const leftOut = leftOutOf.get(parent);
+    const excluded = excludedOf.get(parent);
     return {
       parent,
       state: states.includes("active")
         ? "active"
         : states.includes("waiting")
           ? "waiting"
-          : "left-out",
+          : "excluded",
       rate: sumOf(each, "rate"),
       bytes: sumOf(each, "bytes"),
       pieces: sumOf(each, "pieces"),
       errors: sumOf(each, "errors"),
       reasons: reasonsOf(own),
       ...(parts.length > 0 && { routes: parts }),
-      ...(leftOut && { leftOut }),
+      ...(excluded && { excluded }),
     };
   });
 }
@@ -215,7 +215,7 @@ function parentProgress(
 /** Returns the statistics of one route: one parent over one protocol. */
 function routeProgress(route: RouteState, now: number): Omit<RouteProgress, "protocol"> {
   return {
-    state: !route.isUsable ? "left-out" : route.retryAt > now ? "waiting" : "active",
+    state: !route.isUsable ? "excluded" : route.retryAt > now ? "waiting" : "active",
     rate: (route.rate ?? 0) * 1000,
     bytes: route.bytes,
     pieces: route.pieces,

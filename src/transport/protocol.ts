@@ -15,7 +15,7 @@ export type Protocol = "quic" | "tcp" | "grpc";
 export type ProtocolChoice = Protocol | "auto" | "hybrid";
 
 /** Protocol that a downloader does not use with a peer, and the reason. */
-export interface LeftOutProtocol {
+export interface ExcludedProtocol {
   /** Protocol that the downloader does not use. */
   readonly protocol: Protocol;
   /** Reason as one line of text for people. */

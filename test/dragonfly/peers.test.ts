@@ -1,11 +1,11 @@
 /** Downloads from real dfdaemons as parents. */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
+import type { DownloaderOptions } from "../../src/client/factory.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskParent } from "../../src/task/task.ts";
 import { seededBytes } from "../support/random.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 import { dfdaemonVersions, type Lab, missingProgram, startLab } from "./lab.ts";
 
 const content = seededBytes(18, 30_000_000);
@@ -52,7 +52,7 @@ for (const version of dfdaemonVersions) {
     itWith(
       "keeps running after auto and hybrid requests, however they end",
       async ({ addresses, isAlive }, id) => {
-        const { createDownloader } = await runtimeFace();
+        const { createDownloader } = await runtimeEntry();
         for (const protocol of ["auto", "hybrid"] as const) {
           for (const tls of [undefined, {}, { verify: false as const }, { serverName: "d7y" }]) {
             await using downloader = createDownloader({
@@ -77,12 +77,12 @@ for (const version of dfdaemonVersions) {
 }
 
 async function fetchesTask(
-  options: CreateDownloaderOptions,
+  options: DownloaderOptions,
   parents: readonly TaskParent[],
   taskId: string,
   known: Partial<typeof lengths> = {},
 ): Promise<void> {
-  const { createDownloader } = await runtimeFace();
+  const { createDownloader } = await runtimeEntry();
   await using downloader = createDownloader(options);
   const stream = downloader.streamTask({ taskId, hostId, parents, ...known });
   assert.deepEqual(await stream.bytes(), content);
@@ -103,7 +103,7 @@ describe("a failed QUIC handshake, by a client that offers ALPN", () => {
     it(name, testOptions, async () => {
       const lab = await startLab(version);
       try {
-        const { createDownloader } = await runtimeFace();
+        const { createDownloader } = await runtimeEntry();
         await using downloader = createDownloader({ protocol: "quic", tls: { verify: false } });
         const request = { addr: lab.addresses.quic, hostId, taskId: "a1".repeat(32), number: 0 };
         await assert.rejects(downloader.downloadPiece(request), VortexError);

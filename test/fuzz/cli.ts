@@ -5,9 +5,9 @@
 import assert from "node:assert/strict";
 import { hostname } from "node:os";
 import fc from "fast-check";
-import type { CliFace } from "../../cli/face.ts";
+import type { Sdk } from "../../cli/sdk.ts";
 import { parent, parseOptions, taskRange } from "../../cli/values.ts";
-import type { CreateDownloaderOptions } from "../../src/client/factory.ts";
+import type { DownloaderOptions } from "../../src/client/factory.ts";
 import { VortexError } from "../../src/errors.ts";
 import { run } from "../support/cli.ts";
 
@@ -302,7 +302,7 @@ export const cli: fc.IAsyncProperty<
     await checkRefusal(command);
     checkRanges(first, last);
     checkPeers(ports);
-    const { code, err, out } = await run(new RecordingFace(), args, { stdin: "" });
+    const { code, err, out } = await run(new RecordingSdk(), args, { stdin: "" });
     assert.ok([0, 2, 3, 4, 5, 6, 7].includes(code), `exit code ${code}: ${err}`);
     assert.equal(err.includes("Internal:"), false, err);
     // With --json, the failure is an object on standard output.
@@ -315,19 +315,19 @@ async function checkRequest({ name, cases, withEquals }: Command): Promise<void>
     name,
     ...cases.flatMap(({ option, text }, at) => optionWords(option, text, withEquals[at])),
   ];
-  const face = new RecordingFace();
-  const { code, err } = await run(face, args, { stdin: "" });
-  // Exit code 3 is NotFound: RecordingFace has no task.
+  const sdk = new RecordingSdk();
+  const { code, err } = await run(sdk, args, { stdin: "" });
+  // Exit code 3 is NotFound: RecordingSdk has no task.
   assert.equal(code, 3, `${args.join(" ")}: ${err}`);
   const options = Object.assign({ ...defaults }, ...cases.map(({ options }) => options));
   for (const [key, value] of Object.entries(options))
-    assert.deepEqual(face.made?.[key as keyof object], value, key);
-  assert.equal(face.made?.rateLimit, options.rateLimit);
+    assert.deepEqual(sdk.made?.[key as keyof object], value, key);
+  assert.equal(sdk.made?.rateLimit, options.rateLimit);
   const request = Object.assign(
     { kind: "standard", hostId: hostname() },
     ...cases.map(({ request }) => request),
   );
-  assert.deepEqual(face.asked, request);
+  assert.deepEqual(sdk.asked, request);
 }
 
 async function checkRefusal({ name, cases, invalidIndex, withEquals }: Command): Promise<void> {
@@ -335,11 +335,11 @@ async function checkRefusal({ name, cases, invalidIndex, withEquals }: Command):
   const args = cases.flatMap(({ option, text, invalidText }, at) =>
     optionWords(option, at === invalidAt ? invalidText : text, withEquals[at] || at === invalidAt),
   );
-  const face = new RecordingFace();
-  const { code, err } = await run(face, [name, ...args], { stdin: "" });
+  const sdk = new RecordingSdk();
+  const { code, err } = await run(sdk, [name, ...args], { stdin: "" });
   assert.equal(code, 2, `${args.join(" ")}: ${err}`);
   assert.ok(err.includes(cases[invalidAt]?.option ?? ""), err);
-  assert.equal(face.asked, undefined);
+  assert.equal(sdk.asked, undefined);
 }
 
 function checkRanges(first: number, last: number): void {
@@ -375,11 +375,11 @@ function optionWords(option: string, text: string, withEquals: boolean | undefin
 }
 
 /** Records the downloader options and the request. Every request fails with `NotFound`. */
-class RecordingFace implements CliFace {
-  made: CreateDownloaderOptions | undefined;
+class RecordingSdk implements Sdk {
+  made: DownloaderOptions | undefined;
   asked: unknown;
 
-  createDownloader(options: CreateDownloaderOptions): ReturnType<CliFace["createDownloader"]> {
+  createDownloader(options: DownloaderOptions): ReturnType<Sdk["createDownloader"]> {
     this.made = options;
     const ask = (request: unknown): never => {
       this.asked = request;
@@ -399,7 +399,7 @@ class RecordingFace implements CliFace {
 }
 
 function notFound(): never {
-  throw new VortexError("NotFound", "the recording face has no tasks");
+  throw new VortexError("NotFound", "the recording sdk has no tasks");
 }
 
 function orInvalidArgument<T>(run: () => T): T | undefined {

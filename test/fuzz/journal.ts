@@ -529,7 +529,7 @@ async function download(
         }
         if (lockStolen) writeFileSync(lockOf(path), foreignLock());
       }
-      if (event.type === "started-over") events.startedOver = true;
+      if (event.type === "restarted") events.startedOver = true;
       if (event.type === "piece-damaged") events.damaged.push(event.number);
       if (event.type !== "piece") return;
       (event.parent === undefined ? events.resumed : events.fetched).push(event.number);

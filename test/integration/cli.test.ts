@@ -18,7 +18,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { after, describe, it } from "node:test";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { ParentProgress } from "../../src/task/task.ts";
@@ -647,7 +647,7 @@ describe("vortex-peer in processes", () => {
         await writeFile(source, seededBytes(8, 1000));
         await using peer = await serve(source);
         const each = served.map((protocol) => `${protocol}=${peer.addresses[protocol]}`).join(",");
-        const leftOutOf = served.includes("quic")
+        const excludedOf = served.includes("quic")
           ? [[[], "quic"] as const, [["--fingerprint", peer.fingerprint ?? ""], "tcp"] as const]
           : [[[], undefined] as const];
         for (const protocol of ["auto", "hybrid"]) {
@@ -661,15 +661,15 @@ describe("vortex-peer in processes", () => {
             peer.task.taskId,
           ];
           const more = ["--content-length", "1000", "--json", "-o", join(dir, protocol)];
-          for (const [trust, expected] of leftOutOf) {
+          for (const [trust, expected] of excludedOf) {
             const { code, out, err } = await run([...get, ...trust, ...more]).exit;
             assert.equal(code, 0, err);
             const { parents } = lastObject(out) as {
-              readonly parents: [Pick<ParentProgress, "leftOut">];
+              readonly parents: [Pick<ParentProgress, "excluded">];
             };
-            const [leftOut] = parents[0].leftOut ?? [];
-            assert.equal(leftOut?.protocol, expected);
-            assert.doesNotMatch(leftOut?.reason ?? "", /tls\.|auto\./);
+            const [excluded] = parents[0].excluded ?? [];
+            assert.equal(excluded?.protocol, expected);
+            assert.doesNotMatch(excluded?.reason ?? "", /tls\.|auto\./);
           }
           if (!served.includes("quic")) continue;
           const refused = await run([...get, "--fingerprint", "00".repeat(32), ...more]).exit;
@@ -796,7 +796,7 @@ async function heldPeer(content: Uint8Array) {
   let budget = 0;
   let waiting: (() => void)[] = [];
   let onHeld = (): void => {};
-  const server = await faceOf(() => Promise.reject(new Error("no QUIC here"))).startServer({
+  const server = await runtimeApi(() => Promise.reject(new Error("no QUIC here"))).startServer({
     host: "127.0.0.1",
     tcp: { port: 0 },
     store: {

@@ -18,7 +18,7 @@ import type { Protocol } from "../../src/transport/protocol.ts";
 import { assertRejects } from "../support/failures.ts";
 import { seededBytes } from "../support/random.ts";
 import { type Program, root, runner, startProgram } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 
 const main = join(root, "cli/main.ts");
 const taskId = "e5".repeat(32);
@@ -56,7 +56,7 @@ class ChangingPeer {
   }
 
   static async start(protocol: Protocol, content: Uint8Array): Promise<ChangingPeer> {
-    const { startServer } = await runtimeFace();
+    const { startServer } = await runtimeEntry();
     let peer: ChangingPeer | undefined;
     const stores = new Map<Uint8Array, MemoryPieceStore>();
     const storeOf = (bytes: Uint8Array): MemoryPieceStore => {
@@ -143,7 +143,7 @@ async function inDirectory(run: (directory: string) => Promise<void>): Promise<v
 
 /** Creates a downloader that trusts the given peers, and is patient with a slow machine. */
 async function downloaderFor(protocol: Protocol, peers: readonly ChangingPeer[]) {
-  const { createDownloader } = await runtimeFace();
+  const { createDownloader } = await runtimeEntry();
   const fingerprints = peers.flatMap(({ server }) => server.fingerprint ?? []);
   return createDownloader({
     protocol,
@@ -246,7 +246,7 @@ describe("two peers with different contents of one length", () => {
           // On a slow machine a piece may be asked for twice.
           let hedged = 0;
           const onEvent = ({ type }: TaskEvent): void => {
-            if (type === "race") hedged++;
+            if (type === "hedged") hedged++;
           };
           const options = { to: fileSink(path), onEvent };
           const report = await downloader.downloadTask(request, options).done;
@@ -333,7 +333,7 @@ describe("vortex-peer get, after the content behind its task changed", () => {
             .split("\n")
             .map((line) => JSON.parse(line) as Record<string, unknown>);
           assert.deepEqual(lines.at(-1)?.verified, { level: "whole", digest, by: "caller" });
-          assert.ok(lines.some(({ type }) => type === "started-over"));
+          assert.ok(lines.some(({ type }) => type === "restarted"));
           assertFile(path, after);
         }),
     );

@@ -13,7 +13,7 @@ import { quicheTransport } from "../../adapters/quiche/transport.ts";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
-import type { Downloader } from "../../src/client/downloader.ts";
+import type { PieceDownloader } from "../../src/client/downloader.ts";
 import { QuicDownloader, TcpDownloader } from "../../src/client/vortex/downloader.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
@@ -150,9 +150,9 @@ async function fetchOnce({ client }: QuichePair): Promise<number> {
 /** Server and downloader on one transport. */
 class Peers {
   readonly #server: VortexServer;
-  readonly #downloader: Downloader;
+  readonly #downloader: PieceDownloader;
 
-  private constructor(server: VortexServer, downloader: Downloader) {
+  private constructor(server: VortexServer, downloader: PieceDownloader) {
     this.#server = server;
     this.#downloader = downloader;
   }

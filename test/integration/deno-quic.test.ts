@@ -25,13 +25,13 @@ import { runtimeName } from "../support/fixtures.ts";
 import { readAll } from "../support/hostile.ts";
 import { seededBytes } from "../support/random.ts";
 import { runners, runToEnd } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 import { udpRelay } from "../support/udp-relay.ts";
 
 const local = { host: "127.0.0.1", port: 0 };
 const WAIT_TIMEOUT_MS = 30_000;
 const testOptions = { timeout: 120_000 };
-const { createDownloader, startServer } = await runtimeFace();
+const { createDownloader, startServer } = await runtimeEntry();
 const skip = { skip: runtimeName !== "deno" };
 // In the name, because some runners do not print skip reasons.
 const gap = skip.skip ? " [gap: only Deno has it]" : "";

@@ -6,7 +6,7 @@ import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { Miniflare } from "miniflare";
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { bundleForEdge } from "../support/edge-peer.ts";
@@ -386,7 +386,7 @@ async function withCountedParent(use: (parent: CountedParent) => Promise<void>):
       });
     }
   };
-  const server = await faceOf(() => Promise.reject(new Error("no QUIC here"))).startServer({
+  const server = await runtimeApi(() => Promise.reject(new Error("no QUIC here"))).startServer({
     host: "127.0.0.1",
     tcp: { port: 0 },
     grpc: { port: 0 },

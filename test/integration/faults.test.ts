@@ -40,7 +40,7 @@ import {
 import { runtimeName } from "../support/fixtures.ts";
 import { seededBytes, seededRandom } from "../support/random.ts";
 import { type Program, root, runner, startProgram } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 
 /** Timeout in ms; processes start slowly on a busy machine. */
 const testOptions = { timeout: 300_000 };
@@ -51,7 +51,7 @@ const contentLength = 60 * 20_000 - 77;
 const pieceLength = 20_000;
 const seed = 61;
 const content = seededBytes(seed, contentLength);
-const { createDownloader, startServer } = await runtimeFace();
+const { createDownloader, startServer } = await runtimeEntry();
 let identity: TlsIdentity;
 before(async () => {
   identity = await selfSigned();

@@ -15,11 +15,11 @@ import {
   restartTaskId as taskId,
 } from "../support/restart.ts";
 import { type Outcome, runner, startProgram } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 
 const HELD_PIECE = 5;
 const testOptions = { timeout: 120_000 };
-const { startServer } = await runtimeFace();
+const { startServer } = await runtimeEntry();
 /** QUIC bindings available on this runtime. */
 const clients = runtimeName === "bun" ? ["bun", "node:quic"] : [runtimeName];
 

@@ -8,9 +8,9 @@ import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
 import { type OpenTelemetryApi, openTelemetry } from "../../adapters/opentelemetry.ts";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
-import type { DownloaderOptions } from "../../src/client/downloader.ts";
+import type { TransferOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
@@ -32,7 +32,7 @@ const hostId = "10.0.0.1-host";
 const source = { url: "https://example.com/file", application: "test" };
 const taskId = taskIdOfUrl(source);
 const content = seededBytes(11, 40 * MEBI + 12_345);
-const face = faceOf(async () => {
+const entry = runtimeApi(async () => {
   throw new VortexError("Unavailable", "these tests do not use QUIC");
 });
 
@@ -51,14 +51,14 @@ async function withPeers(
   {
     server: serverOptions = {},
     client = {},
-  }: { server?: Partial<StorageServerOptions>; client?: DownloaderOptions } = {},
+  }: { server?: Partial<StorageServerOptions>; client?: TransferOptions } = {},
 ): Promise<void> {
   const errors: VortexError[] = [];
   const onError = (error: VortexError): void => {
     errors.push(error);
   };
   const protocols = { tcp: { port: 0 }, grpc: { port: 0 } };
-  const server = await face.startServer({
+  const server = await entry.startServer({
     store,
     host: "127.0.0.1",
     ...protocols,
@@ -135,7 +135,7 @@ describe("tasks over gRPC, between two peers without a scheduler", () => {
         pieces.map(({ number }) => number),
         [0, 3, 10],
       );
-      const tcp = face.createDownloader({ protocol: "tcp" });
+      const tcp = entry.createDownloader({ protocol: "tcp" });
       for (const { number, offset, length, tcpAddr, quicAddr } of pieces) {
         assert.equal(tcpAddr, `127.0.0.1:${server.addresses.tcp?.port}`);
         assert.equal(quicAddr, undefined);

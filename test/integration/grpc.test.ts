@@ -21,7 +21,7 @@ import { type GrpcServer, type GrpcServerOptions, grpcServer } from "../../adapt
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { serverIdentity } from "../../adapters/shared/tls.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
-import type { DownloaderOptions } from "../../src/client/downloader.ts";
+import type { TransferOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import type { VortexError } from "../../src/errors.ts";
@@ -51,7 +51,7 @@ store.putTask(manyTask, bytes, { pieceLength: 4 * MEBI });
 interface PairOptions {
   readonly store?: PieceStore;
   readonly server?: ServerOptions & GrpcServerOptions;
-  readonly client?: DownloaderOptions & GrpcBindingOptions;
+  readonly client?: TransferOptions & GrpcBindingOptions;
 }
 
 /** Runs `use` with a server and a downloader, and closes both afterwards. */
@@ -79,7 +79,7 @@ async function withPair(
 function downloaderOf({
   tls,
   ...options
-}: DownloaderOptions & GrpcBindingOptions = {}): GrpcDownloader {
+}: TransferOptions & GrpcBindingOptions = {}): GrpcDownloader {
   return new GrpcDownloader(
     async () => grpcBinding(tls && { tls }),
     downloaderSettings(options, runtime),

@@ -5,7 +5,7 @@ import { after, before, describe, it } from "node:test";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
-import type { DownloaderOptions } from "../../src/client/downloader.ts";
+import type { TransferOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { serverSettings } from "../../src/server/admission/upload.ts";
@@ -317,7 +317,7 @@ it(
  */
 async function withDownloader(
   use: (downloader: GrpcDownloader, clock: FakeClock) => Promise<void>,
-  options: DownloaderOptions = {},
+  options: TransferOptions = {},
 ): Promise<void> {
   const clock = new FakeClock();
   // A lost connection is replaced once, in real time; the fake clock runs ahead of that dial.

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
-import type { CallOptions, DownloaderOptions, PieceRequest } from "../../src/client/downloader.ts";
+import type { CallOptions, PieceRequest, TransferOptions } from "../../src/client/downloader.ts";
 import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import type { Piece } from "../../src/piece.ts";
@@ -588,7 +588,7 @@ async function withDownloads(
   fixture: TransportFixture,
   script: Script,
   use: (download: Download, surroundings: TestContext) => Promise<unknown>,
-  options: DownloaderOptions = {},
+  options: TransferOptions = {},
 ): Promise<void> {
   const clock = new FakeClock();
   const transport = await fixture.transport();

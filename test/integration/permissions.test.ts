@@ -16,7 +16,7 @@ import { formatAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { seededBytes } from "../support/random.ts";
 import { type Outcome, root, runner, runToEnd, startProgram } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 
 const content = seededBytes(17, 200_000);
 const taskId = createHash("sha256").update(content).digest("hex");
@@ -382,7 +382,7 @@ async function withTestFiles(use: (setting: TestFiles) => Promise<void>): Promis
   const directory = await mkdtemp(join(tmpdir(), "vortex-permissions-"));
   const store = new MemoryPieceStore(nativeHashers);
   store.putTask(taskId, content);
-  const { startServer } = await runtimeFace();
+  const { startServer } = await runtimeEntry();
   const host = "127.0.0.1";
   const quic = runtimeName === "deno" && { quic: { port: 0 } };
   const server = await startServer({ store, host, tcp: { port: 0 }, grpc: { port: 0 }, ...quic });

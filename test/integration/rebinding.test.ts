@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { selfSigned } from "../../adapters/shared/tls.ts";
-import type { Downloader } from "../../src/client/downloader.ts";
+import type { PieceDownloader } from "../../src/client/downloader.ts";
 import { formatAddress, parseAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { joined } from "../support/random.ts";
@@ -14,14 +14,14 @@ import {
   restartTaskId,
 } from "../support/restart.ts";
 import { type RuntimeName, runners, startProgram } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 import { type UdpRelay, udpRelay } from "../support/udp-relay.ts";
 
 /** Number of rebindings, more than the paths that quiche 0.18 keeps by default. */
 const REBINDING_COUNT = 20;
 const CHUNK = 512 * 1024;
 
-const { createDownloader } = await runtimeFace();
+const { createDownloader } = await runtimeEntry();
 const identity = await selfSigned();
 
 const oldPath =
@@ -99,7 +99,7 @@ for (const runtime of ["node", "bun", "deno"] as const) {
 }
 
 interface TestContext {
-  readonly downloader: Downloader;
+  readonly downloader: PieceDownloader;
   readonly relay: UdpRelay;
   /** Address of the relay in front of the server. */
   readonly addr: string;

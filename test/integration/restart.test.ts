@@ -6,12 +6,12 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { selfSigned } from "../../adapters/shared/tls.ts";
-import type { Downloader } from "../../src/client/downloader.ts";
+import type { PieceDownloader } from "../../src/client/downloader.ts";
 import { type Address, formatAddress, parseAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { type RestartOrders, restartContent, restartTaskId } from "../support/restart.ts";
 import { type Program, type RuntimeName, runners, startProgram } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 import { udpRelay } from "../support/udp-relay.ts";
 
 /**
@@ -21,7 +21,7 @@ import { udpRelay } from "../support/udp-relay.ts";
 const ANSWER_TIMEOUT_MS = 25_000;
 const HELD_PIECE = 5;
 
-const { createDownloader } = await runtimeFace();
+const { createDownloader } = await runtimeEntry();
 const identity = await selfSigned();
 
 interface Server extends AsyncDisposable {
@@ -81,7 +81,7 @@ for (const runtime of ["node", "bun", "deno"] as const) {
   );
 }
 
-async function withClient(use: (downloader: Downloader) => Promise<void>): Promise<void> {
+async function withClient(use: (downloader: PieceDownloader) => Promise<void>): Promise<void> {
   const downloader = createDownloader({
     protocol: "quic",
     tls: { ca: identity.cert },
@@ -127,7 +127,7 @@ async function start(runtime: RuntimeName, orders: Partial<RestartOrders>): Prom
   };
 }
 
-async function get(downloader: Downloader, { addr }: Server, number: number): Promise<void> {
+async function get(downloader: PieceDownloader, { addr }: Server, number: number): Promise<void> {
   const piece = await downloader.downloadPiece({
     addr,
     hostId: "host",

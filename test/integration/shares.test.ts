@@ -18,7 +18,7 @@ import {
   uint32s,
 } from "../support/hostile-http2.ts";
 import { seededBytes } from "../support/random.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 
 const taskId = "5a".repeat(32);
 const PIECE_BYTES = 400_000;
@@ -36,7 +36,7 @@ describe("the upload rate", {
     it(`is shared equally between client addresses over ${protocol}, regardless of their demand`, async () => {
       const store = new MemoryPieceStore();
       store.putTask(taskId, seededBytes(1, PIECE_BYTES), { pieceLength: PIECE_BYTES });
-      const { startServer } = await runtimeFace();
+      const { startServer } = await runtimeEntry();
       const server = await startServer({
         store,
         host: "127.0.0.1",

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { it } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
@@ -23,12 +23,12 @@ const noNamespaces =
   spawnSync("unshare", ["--pid", "--fork", "--mount-proc", "true"]).status === 0
     ? ""
     : " [gap: needs root, for a pid namespace]";
-const face = faceOf(() => Promise.reject(new Error("no QUIC in this test")));
+const entry = runtimeApi(() => Promise.reject(new Error("no QUIC in this test")));
 
 function serve(content: Uint8Array): Promise<StorageServer> {
   const store = new MemoryPieceStore();
   store.putTask(taskId, content, { pieceLength: 1_000_000 });
-  return face.startServer({ store, host: "127.0.0.1", tcp: { port: 0 } });
+  return entry.startServer({ store, host: "127.0.0.1", tcp: { port: 0 } });
 }
 
 /** Returns the command that fetches the task from a server. */

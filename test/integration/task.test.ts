@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -16,11 +16,11 @@ import { memorySink } from "../../src/task/memory-sink.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { seededBytes, seededRandom } from "../support/random.ts";
 import { type Program, root, runner, startProgram } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 import type { TaskFetchOptions } from "../support/task-fetch.ts";
 import type { TaskPeerOptions } from "../support/task-peer.ts";
 
-const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
+const entry = runtimeApi(() => Promise.reject(new Error("no QUIC here")));
 const taskId = "c3".repeat(32);
 const longTimeouts = { stallTimeout: 300_000, connectTimeout: 60_000 } as const;
 
@@ -58,7 +58,7 @@ async function startCounted(
     },
   };
   const limit = uploadRateLimit === undefined ? {} : { uploadRateLimit };
-  return face.startServer({ host: "127.0.0.1", tcp: { port: 0 }, store, ...limit });
+  return entry.startServer({ host: "127.0.0.1", tcp: { port: 0 }, store, ...limit });
 }
 
 function addrOf(server: StorageServer, protocol: "tcp" | "grpc" = "tcp"): string {
@@ -117,7 +117,7 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
     try {
       const content = seededBytes(21, contentLength);
       const path = join(directory, "out");
-      const { createDownloader } = await runtimeFace();
+      const { createDownloader } = await runtimeEntry();
       await using downloader = createDownloader({
         protocol,
         ...(protocol === "quic" && {
@@ -142,7 +142,7 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
         {
           to: fileSink(path),
           onEvent: (event) => {
-            if (event.type === "parent-left-out" && event.parent === corrupt.addr) onCaught();
+            if (event.type === "parent-excluded" && event.parent === corrupt.addr) onCaught();
           },
         },
       );
@@ -159,7 +159,7 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
       assert.ok((told.get(killed.addr)?.errors ?? 0) > 0);
       assert.ok(told.get(stalled.addr)?.reasons.some(({ code }) => code === "Stalled"));
       assert.equal(told.get(stalled.addr)?.pieces, 0);
-      assert.equal(told.get(corrupt.addr)?.state, "left-out");
+      assert.equal(told.get(corrupt.addr)?.state, "excluded");
       assert.ok(told.get(corrupt.addr)?.reasons.some(({ code }) => code === "DigestMismatch"));
       assert.equal(told.get(honest.addr)?.state, "active");
     } finally {
@@ -352,7 +352,7 @@ describe("a task over TCP, between processes", () => {
         return new Promise(() => {});
       });
       const port = first.addresses.tcp?.port ?? 0;
-      await using downloader = face.createDownloader({ protocol: "tcp", ...longTimeouts });
+      await using downloader = entry.createDownloader({ protocol: "tcp", ...longTimeouts });
       const to = memorySink();
       const request = {
         taskId,
@@ -370,7 +370,7 @@ describe("a task over TCP, between processes", () => {
         to,
         onEvent: ({ type }) => {
           if (type.startsWith("parent-")) events.push(type);
-          if (type === "parent-left-out") leftOut();
+          if (type === "parent-excluded") leftOut();
         },
       });
       await Promise.race([stopped, download.done]);
@@ -381,11 +381,11 @@ describe("a task over TCP, between processes", () => {
       assert.ok(patienceLeft !== undefined && patienceLeft <= 60_000, `${patienceLeft} ms`);
       const store = new MemoryPieceStore(nativeHashers);
       store.putTask(taskId, content, { pieceLength });
-      const second = await face.startServer({ host: "127.0.0.1", tcp: { port }, store });
+      const second = await entry.startServer({ host: "127.0.0.1", tcp: { port }, store });
       try {
         const report = await download.done;
         assert.equal(Buffer.compare(to.bytes(), content), 0);
-        assert.deepEqual(events, ["parent-left-out", "parent-back"]);
+        assert.deepEqual(events, ["parent-excluded", "parent-restored"]);
         assert.ok(before > 0 && report.pieces === 40, `${before} pieces before`);
         assert.equal(asked.length, new Set(asked).size, "no piece was requested twice");
       } finally {
@@ -401,7 +401,7 @@ describe("a task over TCP, between processes", () => {
       [1, 2, 3].map(() => startCounted(content, pieceLength, () => {}, 2_000_000)),
     );
     try {
-      await using downloader = face.createDownloader({ protocol: "tcp", ...longTimeouts });
+      await using downloader = entry.createDownloader({ protocol: "tcp", ...longTimeouts });
       const to = memorySink();
       const parents = servers.map((server) => addrOf(server));
       const request = { taskId, hostId: "h", parents, contentLength: content.length, pieceLength };
@@ -430,7 +430,7 @@ describe("a task over TCP, between processes", () => {
       const origin = await startCounted(content, pieceLength, (number) =>
         number < 10 ? undefined : gate,
       );
-      await using second = face.createDownloader({ protocol: "tcp", ...longTimeouts });
+      await using second = entry.createDownloader({ protocol: "tcp", ...longTimeouts });
       let begin: () => void = () => {};
       const begun = new Promise<void>((resolve) => {
         begin = resolve;
@@ -448,7 +448,7 @@ describe("a task over TCP, between processes", () => {
           onEvent: ({ type }) => void (type === "started" && begin()),
         },
       );
-      const seeding = await face.startServer({
+      const seeding = await entry.startServer({
         host: "127.0.0.1",
         tcp: { port: 0 },
         grpc: { port: 0 },
@@ -456,7 +456,7 @@ describe("a task over TCP, between processes", () => {
       });
       try {
         await Promise.race([begun, fetching.done]);
-        await using third = face.createDownloader({ protocol: "tcp", ...longTimeouts });
+        await using third = entry.createDownloader({ protocol: "tcp", ...longTimeouts });
         const path = join(directory, "third");
         const parents = [{ addr: addrOf(seeding), apiAddr: addrOf(seeding, "grpc") }];
         let some: () => void = () => {};
@@ -488,7 +488,7 @@ describe("a task over TCP, between processes", () => {
     const content = seededBytes(61, 30 * pieceLength + 5);
     const store = new MemoryPieceStore(nativeHashers);
     store.putTask(taskId, content, { pieceLength });
-    const server = await face.startServer({
+    const server = await entry.startServer({
       host: "127.0.0.1",
       tcp: { port: 0 },
       grpc: { port: 0 },
@@ -496,7 +496,7 @@ describe("a task over TCP, between processes", () => {
     });
     try {
       for (const protocol of ["tcp", "grpc"] as const) {
-        await using downloader = face.createDownloader({ protocol, ...longTimeouts });
+        await using downloader = entry.createDownloader({ protocol, ...longTimeouts });
         const stream = downloader.streamTask({
           taskId,
           hostId: "h",

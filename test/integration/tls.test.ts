@@ -9,8 +9,8 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
 import { fingerprintOf, serverIdentity } from "../../adapters/shared/tls.ts";
-import type { Face } from "../../entry/face.ts";
-import type { Downloader } from "../../src/client/downloader.ts";
+import type { RuntimeApi } from "../../entry/runtime-api.ts";
+import type { PieceDownloader } from "../../src/client/downloader.ts";
 import type { StorageServer, StorageServerOptions } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
@@ -19,12 +19,12 @@ import { authority, selfSignedCertificate } from "../support/certificates.ts";
 import { assertRejects } from "../support/failures.ts";
 import { runtimeName } from "../support/fixtures.ts";
 
-const faces = {
-  node: (): Promise<Face> => import("../../entry/node.ts"),
-  bun: (): Promise<Face> => import("../../entry/bun.ts"),
-  deno: (): Promise<Face> => import("../../entry/deno.ts"),
+const entries = {
+  node: (): Promise<RuntimeApi> => import("../../entry/node.ts"),
+  bun: (): Promise<RuntimeApi> => import("../../entry/bun.ts"),
+  deno: (): Promise<RuntimeApi> => import("../../entry/deno.ts"),
 };
-const face = await faces[runtimeName]();
+const entry = await entries[runtimeName]();
 /**
  * Protocols tested. Deno's QUIC has fewer ways to authenticate, see `test/compliance/tls.test.ts`.
  */
@@ -44,10 +44,10 @@ describe("a server over TLS", () => {
       for (const protocol of tlsProtocols)
         await fetchOver(protocol, server, { fingerprints: [fingerprint] });
       const addr = addressOf("grpc", server);
-      const stat = await face.statTask(addr, taskId, { tls: { fingerprints: [fingerprint] } });
+      const stat = await entry.statTask(addr, taskId, { tls: { fingerprints: [fingerprint] } });
       assert.deepEqual(stat, { contentLength: 3, pieceLength: 3 });
       await assertRejects(
-        face.statTask(addr, taskId, { tls: { fingerprints: ["00".repeat(32)] } }),
+        entry.statTask(addr, taskId, { tls: { fingerprints: ["00".repeat(32)] } }),
         "HandshakeFailed",
       );
     }),
@@ -64,7 +64,7 @@ describe("a server over TLS", () => {
           await fetchOver(protocol, server, client);
           await assertRejects(fetchOver(protocol, server, { ca: ca.cert }), "HandshakeFailed");
         }
-        await face.statTask(addressOf("grpc", server), taskId, { tls: client });
+        await entry.statTask(addressOf("grpc", server), taskId, { tls: client });
       });
     },
   );
@@ -72,7 +72,7 @@ describe("a server over TLS", () => {
   it("serves gRPC in cleartext by default", testOptions, async () => {
     const grpc = { port: 0 };
     await withServer({ grpc }, async (server) => {
-      await face.statTask(addressOf("grpc", server), taskId);
+      await entry.statTask(addressOf("grpc", server), taskId);
       assert.equal(server.fingerprint === undefined, !tlsProtocols.includes("quic"));
     });
   });
@@ -87,7 +87,7 @@ describe("a server over TLS", () => {
           (protocol) =>
             [
               protocol,
-              face.createDownloader({ protocol, tls: { fingerprints: [first] } }),
+              entry.createDownloader({ protocol, tls: { fingerprints: [first] } }),
             ] as const,
         );
         for (const [protocol, downloader] of downloaders)
@@ -150,7 +150,7 @@ describe("a server over TLS", () => {
   });
 
   it("refuses to rotate when it serves nothing over TLS", testOptions, async () => {
-    const server = await face.startServer({
+    const server = await entry.startServer({
       store,
       host: "127.0.0.1",
       tcp: { port: 0 },
@@ -254,7 +254,7 @@ describe("a stored certificate", () => {
       const { key } = await selfSignedCertificate();
       for (const text of ["", "no PEM", cert, key, `${key}${cert}`]) {
         await writeFile(path, text);
-        const starting = face.startServer({
+        const starting = entry.startServer({
           store,
           host: "127.0.0.1",
           grpc: { port: 0, tls: true },
@@ -311,7 +311,7 @@ async function withServer(
   use: (server: StorageServer) => Promise<void>,
 ): Promise<void> {
   const quic = tlsProtocols.includes("quic") ? { quic: { port: 0 } } : {};
-  const server = await face.startServer({
+  const server = await entry.startServer({
     store,
     host: "127.0.0.1",
     ...quic,
@@ -338,7 +338,7 @@ async function fetchOver(
   tls: TlsClientOptions,
 ): Promise<void> {
   // Long enough that only a hanging dial reaches it.
-  const downloader = face.createDownloader({ protocol, tls, connectTimeout: 30_000 });
+  const downloader = entry.createDownloader({ protocol, tls, connectTimeout: 30_000 });
   try {
     await fetchBy(downloader, addressOf(protocol, server));
   } finally {
@@ -346,7 +346,7 @@ async function fetchOver(
   }
 }
 
-async function fetchBy(downloader: Downloader, addr: string): Promise<void> {
+async function fetchBy(downloader: PieceDownloader, addr: string): Promise<void> {
   const piece = await downloader.downloadPiece({ addr, hostId: "host", taskId, number: 0 });
   assert.deepEqual([...(await piece.bytes())], [1, 2, 3]);
 }

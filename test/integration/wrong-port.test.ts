@@ -7,12 +7,12 @@ import { formatAddress } from "../../src/transport/address.ts";
 import { assertRejects } from "../support/failures.ts";
 import { skipped } from "../support/fixture.ts";
 import { runtimeName } from "../support/fixtures.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 
 const taskId = "a1".repeat(32);
 const store = new MemoryPieceStore();
 store.putTask(taskId, new Uint8Array(1000));
-const { createDownloader, startServer } = await runtimeFace();
+const { createDownloader, startServer } = await runtimeEntry();
 
 describe("Vortex over TCP, dialled at a gRPC port", () => {
   it("names HTTP/2, and the gRPC port", () =>

@@ -16,7 +16,7 @@ import { runtimeName } from "../support/fixtures.ts";
 import { readAll } from "../support/hostile.ts";
 import { seededBytes } from "../support/random.ts";
 import { type Program, runners, runToEnd, startProgram } from "../support/run.ts";
-import { runtimeFace } from "../support/runtime-face.ts";
+import { runtimeEntry } from "../support/runtime-entry.ts";
 import type { StockAnswer } from "./stock-client.ts";
 import type { StockPeer } from "./stock-peer.ts";
 import {
@@ -143,7 +143,7 @@ describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which exits on a failed QUIC
   itUnless(undefined, "keeps running under auto and hybrid, which fetch over TCP", async () => {
     const { program, peer } = await startStockPeer();
     try {
-      const { createDownloader } = await runtimeFace();
+      const { createDownloader } = await runtimeEntry();
       const addr = { quic: `127.0.0.1:${peer.quic}`, tcp: `127.0.0.1:${peer.tcp}` };
       for (const protocol of ["auto", "hybrid"] as const) {
         for (const tls of [undefined, {}, { verify: false as const }, { serverName: "d7y" }]) {

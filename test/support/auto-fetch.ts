@@ -13,7 +13,7 @@ import type { ProtocolEvent } from "../../src/client/auto/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { ParentProgress } from "../../src/task/task.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
-import { runtimeFace } from "./runtime-face.ts";
+import { runtimeEntry } from "./runtime-entry.ts";
 
 /** Command-line argument of this test program, as JSON. */
 export interface AutoFetchOptions {
@@ -38,7 +38,7 @@ export interface AutoFetchResult {
 const { config, addr, taskId, contentLength, pieceLength, delay, quicPeers } = JSON.parse(
   process.argv[2] ?? "{}",
 ) as AutoFetchOptions;
-const { createDownloader } = await runtimeFace();
+const { createDownloader } = await runtimeEntry();
 const loaded = await loadConfig(config);
 let chosen: ProtocolEvent[] = [];
 const downloader = createDownloader({

@@ -8,7 +8,7 @@ import { formatAddress } from "../../src/transport/address.ts";
 import type { PeerAddresses } from "../../src/transport/peer-address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { seededBytes } from "./random.ts";
-import { runtimeFace } from "./runtime-face.ts";
+import { runtimeEntry } from "./runtime-entry.ts";
 
 /** Command-line argument of this test program, as JSON. */
 export interface AutoPeerOptions {
@@ -34,7 +34,7 @@ const {
 } = JSON.parse(process.argv[2] ?? "{}") as AutoPeerOptions;
 const store = new MemoryPieceStore();
 store.putTask(taskId, seededBytes(seed, contentLength), { pieceLength });
-const { startServer } = await runtimeFace();
+const { startServer } = await runtimeEntry();
 const { addresses } = await startServer({
   host,
   store,

@@ -4,10 +4,10 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Readable, Writable } from "node:stream";
-import type { CliDirectory, CliFace, DirectoryFlags } from "../../cli/face.ts";
 import { runCli } from "../../cli/program.ts";
-import type { CallOptions, Downloader } from "../../src/client/downloader.ts";
-import { type CreateDownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
+import type { CliDirectory, DirectoryFlags, Sdk } from "../../cli/sdk.ts";
+import type { CallOptions, PieceDownloader } from "../../src/client/downloader.ts";
+import { type DownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
 import { QuicDownloader } from "../../src/client/vortex/downloader.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import { planTask } from "../../src/piece.ts";
@@ -37,7 +37,7 @@ export const peers = {
   grpc: "10.0.0.7:4000",
 } as const;
 
-/** Environment variables that set a state directory. {@link MemoryFace} writes nothing to it. */
+/** Environment variables that set a state directory. {@link MemorySdk} writes nothing to it. */
 export const env: Readonly<Record<string, string>> = { XDG_STATE_HOME: "/state" };
 
 /** Writable stream that stores all chunks written to it. */
@@ -96,9 +96,9 @@ export interface RunResult {
   readonly err: string;
 }
 
-/** Runs the `vortex-peer` command in this process, with `face` as the package entry point. */
+/** Runs the `vortex-peer` command in this process, with `sdk` as the package entry point. */
 export async function run(
-  face: CliFace,
+  sdk: Sdk,
   args: readonly string[],
   options: RunOptions = {},
 ): Promise<RunResult> {
@@ -110,7 +110,7 @@ export async function run(
     stderr: err,
     env: options.env ?? env,
     signal: options.signal ?? new AbortController().signal,
-    loadFace: async () => face,
+    loadSdk: async () => sdk,
     ...(clock && { clock }),
     ...(stdin !== undefined && { openStdin: () => Readable.from([Buffer.from(stdin)]) }),
   });
@@ -121,8 +121,8 @@ export async function run(
  * Package entry point for command tests, over an in-memory network for each protocol. Records the
  * options of created downloaders and directories.
  */
-export class MemoryFace implements CliFace {
-  readonly made: CreateDownloaderOptions[] = [];
+export class MemorySdk implements Sdk {
+  readonly made: DownloaderOptions[] = [];
   readonly directories: DirectoryFlags[] = [];
   /** Address of the peer in each stat request, in request order. */
   readonly stats: string[] = [];
@@ -133,7 +133,7 @@ export class MemoryFace implements CliFace {
   };
   #store: PieceStore | undefined;
 
-  createDownloader(options: CreateDownloaderOptions): ReturnType<CliFace["createDownloader"]> {
+  createDownloader(options: DownloaderOptions): ReturnType<Sdk["createDownloader"]> {
     const { onProtocol: _, ...recorded } = options;
     this.made.push(recorded);
     const { quic, tcp, grpc } = this.#networks;
@@ -152,9 +152,7 @@ export class MemoryFace implements CliFace {
     return Object.assign(this.#directory(), { [Symbol.asyncDispose]: async () => {} });
   }
 
-  async startServer(
-    options: Parameters<CliFace["startServer"]>[0],
-  ): ReturnType<CliFace["startServer"]> {
+  async startServer(options: Parameters<Sdk["startServer"]>[0]): ReturnType<Sdk["startServer"]> {
     const { store, host = "0.0.0.0" } = options;
     this.#store = store;
     const servers = new Map<"quic" | "tcp" | "grpc", VortexServer>();
@@ -232,11 +230,11 @@ export class MemoryFace implements CliFace {
  * peers}.
  */
 export async function withPeer(
-  use: (face: MemoryFace) => Promise<void>,
+  use: (sdk: MemorySdk) => Promise<void>,
   store: PieceStore = taskStore(),
 ): Promise<void> {
-  const face = new MemoryFace();
-  const server = await face.startServer({
+  const sdk = new MemorySdk();
+  const server = await sdk.startServer({
     store,
     host: "10.0.0.7",
     quic: { port: 4006 },
@@ -244,7 +242,7 @@ export async function withPeer(
     grpc: { port: 4000 },
   });
   try {
-    await use(face);
+    await use(sdk);
   } finally {
     await server.close();
   }
@@ -260,7 +258,7 @@ export function taskStore(): MemoryPieceStore {
  * Creates an entry point whose downloader calls `downloadPiece` for every protocol. The downloader
  * sends no stat requests.
  */
-export function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
+export function faceWith(downloadPiece: PieceDownloader["downloadPiece"]): Sdk {
   const close = async (): Promise<void> => {};
   const none = (): never => assert.fail("no transport is used");
   return {
@@ -276,7 +274,7 @@ export function faceWith(downloadPiece: Downloader["downloadPiece"]): CliFace {
   };
 }
 
-export const failing = (code: ErrorCode, message = "as the test wants it"): CliFace =>
+export const failing = (code: ErrorCode, message = "as the test wants it"): Sdk =>
   faceWith(() => Promise.reject(new VortexError(code, message)));
 
 /** Returns a promise for a piece request that stays pending until `signal` aborts. */
@@ -293,15 +291,15 @@ export function neverAnswered({ signal }: CallOptions = {}): Promise<never> {
  * closes both.
  */
 export async function downloaderWithServer(): Promise<
-  Pick<Downloader, "downloadPiece"> & AsyncDisposable
+  Pick<PieceDownloader, "downloadPiece"> & AsyncDisposable
 > {
-  const face = new MemoryFace();
-  const server = await face.startServer({
+  const sdk = new MemorySdk();
+  const server = await sdk.startServer({
     store: taskStore(),
     host: "10.0.0.7",
     tcp: { port: 4005 },
   });
-  const downloader = face.createDownloader({ protocol: "tcp" });
+  const downloader = sdk.createDownloader({ protocol: "tcp" });
   return {
     downloadPiece: downloader.downloadPiece.bind(downloader),
     async [Symbol.asyncDispose]() {

@@ -11,12 +11,12 @@ import { loadConfig } from "../../adapters/files/config-file.ts";
 import { runtimeName } from "./fixtures.ts";
 
 const [apiAddr = "", taskId = ""] = process.argv.slice(2);
-const faces = {
+const entries = {
   bun: () => import("../../entry/bun.ts"),
   deno: () => import("../../entry/deno.ts"),
   node: () => import("../../entry/node.ts"),
 };
-const { createDownloader } = await faces[runtimeName]();
+const { createDownloader } = await entries[runtimeName]();
 
 const config = await loadConfig();
 const downloader = createDownloader(await config.downloader());

@@ -18,7 +18,7 @@ import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { StoredPiece } from "../../src/store/store.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import { seededBytes } from "./random.ts";
-import { runtimeFace } from "./runtime-face.ts";
+import { runtimeEntry } from "./runtime-entry.ts";
 
 /** Protocol over which a fault peer serves. */
 export type FaultProtocol = "quic" | "tcp" | "grpc";
@@ -66,7 +66,7 @@ if (argument?.startsWith("{")) await serve(JSON.parse(argument) as FaultPeerOpti
 
 async function serve(options: FaultPeerOptions): Promise<void> {
   const { seed, contentLength, pieceLength, identity, ports, budget, other } = options;
-  const { createDownloader, startServer } = await runtimeFace();
+  const { createDownloader, startServer } = await runtimeEntry();
   const content = seededBytes(seed, contentLength);
   const servers: StorageServer[] = [];
   const reports = new Set<string>();

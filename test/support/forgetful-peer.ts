@@ -11,7 +11,7 @@
  */
 import process from "node:process";
 import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
-import type { Face } from "../../entry/face.ts";
+import type { RuntimeApi } from "../../entry/runtime-api.ts";
 import { createDownloader } from "../../src/client/core-factory.ts";
 import type { ForgetfulOrder } from "./restart.ts";
 
@@ -30,7 +30,7 @@ for (const number of numbers) {
 /**
  * Imports only the entry point of the given runtime, because other entry points may not load on it.
  */
-function faceOf(runtime: string | undefined): Promise<Pick<Face, "createDownloader">> {
+function faceOf(runtime: string | undefined): Promise<Pick<RuntimeApi, "createDownloader">> {
   if (runtime === "bun") return import("../../entry/bun.ts");
   return runtime === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");
 }

@@ -14,8 +14,8 @@ import { createHash } from "node:crypto";
 import process from "node:process";
 import { createInterface } from "node:readline";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
-import type { Face } from "../../entry/face.ts";
-import type { Downloader } from "../../src/client/downloader.ts";
+import type { RuntimeApi } from "../../entry/runtime-api.ts";
+import type { PieceDownloader } from "../../src/client/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { pieceExtent } from "../../src/piece.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
@@ -35,19 +35,21 @@ import {
 } from "./matrix.ts";
 
 const [, , role, name] = process.argv;
-const face = await faceOf(name);
-if (role === "server") await serve(face);
-else await serveRequests(face);
+const entry = await faceOf(name);
+if (role === "server") await serve(entry);
+else await serveRequests(entry);
 
 /**
  * Imports only the entry point of the given runtime, because other entry points may not load on it.
  */
-function faceOf(name: string | undefined): Promise<Pick<Face, "createDownloader" | "startServer">> {
+function faceOf(
+  name: string | undefined,
+): Promise<Pick<RuntimeApi, "createDownloader" | "startServer">> {
   if (name === "bun") return import("../../entry/bun.ts");
   return name === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");
 }
 
-async function serve({ startServer }: Pick<Face, "startServer">): Promise<void> {
+async function serve({ startServer }: Pick<RuntimeApi, "startServer">): Promise<void> {
   const store = new MemoryPieceStore(nativeHashers);
   for (const task of [oddTask, manyPieces, longPiece]) {
     store.putTask(task.taskId, contentOf(task), { pieceLength: task.plan.pieceLength });
@@ -85,9 +87,9 @@ async function serve({ startServer }: Pick<Face, "startServer">): Promise<void> 
   process.stdin.once("end", () => Promise.all(servers.map((server) => server.close())));
 }
 
-async function serveRequests(face: Pick<Face, "createDownloader">): Promise<void> {
+async function serveRequests(entry: Pick<RuntimeApi, "createDownloader">): Promise<void> {
   for await (const line of createInterface({ input: process.stdin })) {
-    const result: MatrixResult = await fetchRequest(face, JSON.parse(line) as MatrixRequest).catch(
+    const result: MatrixResult = await fetchRequest(entry, JSON.parse(line) as MatrixRequest).catch(
       failureOf,
     );
     console.log(JSON.stringify(result));
@@ -95,7 +97,7 @@ async function serveRequests(face: Pick<Face, "createDownloader">): Promise<void
 }
 
 async function fetchRequest(
-  { createDownloader }: Pick<Face, "createDownloader">,
+  { createDownloader }: Pick<RuntimeApi, "createDownloader">,
   request: MatrixRequest,
 ): Promise<MatrixResult> {
   const { protocol, addr, fingerprint, tasks, repeats } = request;
@@ -117,7 +119,11 @@ async function fetchRequest(
  * Downloads all pieces of a task concurrently, and checks each piece. Returns the SHA-256 of the
  * content, in hex.
  */
-async function fetchTask(downloader: Downloader, addr: string, task: MatrixTask): Promise<string> {
+async function fetchTask(
+  downloader: PieceDownloader,
+  addr: string,
+  task: MatrixTask,
+): Promise<string> {
   const { taskId, plan } = task;
   const content = contentOf(task);
   const pieces = await Promise.all(

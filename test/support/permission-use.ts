@@ -10,11 +10,11 @@ import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { FilePieceStore } from "../../adapters/files/store.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 
-const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
+const entry = runtimeApi(() => Promise.reject(new Error("no QUIC here")));
 
 const uses: Readonly<Record<string, (argument: string) => Promise<unknown>>> = {
   async fileSink(argument) {
@@ -22,7 +22,7 @@ const uses: Readonly<Record<string, (argument: string) => Promise<unknown>>> = {
       readonly request: TaskRequest;
       readonly path: string;
     };
-    await using downloader = face.createDownloader({ protocol: "tcp" });
+    await using downloader = entry.createDownloader({ protocol: "tcp" });
     await downloader.downloadTask(request, { to: fileSink(path) }).done;
   },
   async openSink(path) {
@@ -30,7 +30,7 @@ const uses: Readonly<Record<string, (argument: string) => Promise<unknown>>> = {
     const layout = { taskId: "a", kind: "standard", ...lengths, part: () => undefined } as const;
     const session = await fileSink(path).open(layout, {
       signal: new AbortController().signal,
-      onRoom() {},
+      onLimitIncrease() {},
       onFailure() {},
     });
     await session.abort(new VortexError("Aborted", "enough"));
@@ -42,7 +42,7 @@ const uses: Readonly<Record<string, (argument: string) => Promise<unknown>>> = {
   async listen(address) {
     const [host = "", port = ""] = address.split(" ");
     await using store = new FilePieceStore();
-    const server = await face.startServer({ store, host, tcp: { port: Number(port) } });
+    const server = await entry.startServer({ store, host, tcp: { port: Number(port) } });
     await server.close();
   },
   identity: async (path) => fileIdentityStore(path).save(await selfSigned()),

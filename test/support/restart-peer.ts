@@ -10,7 +10,7 @@
  */
 import process from "node:process";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
-import type { Face } from "../../entry/face.ts";
+import type { RuntimeApi } from "../../entry/runtime-api.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import {
@@ -51,7 +51,7 @@ console.log(formatAddress(address));
 /**
  * Imports only the entry point of the given runtime, because other entry points may not load on it.
  */
-function faceOf(runtime: string | undefined): Promise<Pick<Face, "startServer">> {
+function faceOf(runtime: string | undefined): Promise<Pick<RuntimeApi, "startServer">> {
   if (runtime === "bun") return import("../../entry/bun.ts");
   return runtime === "deno" ? import("../../entry/deno.ts") : import("../../entry/node.ts");
 }

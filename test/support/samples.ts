@@ -78,10 +78,10 @@ export async function writeProgram(
   code: string,
   runtime: RuntimeName = runtimeName,
 ): Promise<string> {
-  const face = pathToFileURL(join(root, `entry/${runtime}.ts`)).href;
+  const entry = pathToFileURL(join(root, `entry/${runtime}.ts`)).href;
   const file = join(directory, name);
   const resolved = code
-    .replaceAll('"vortex-peer"', JSON.stringify(face))
+    .replaceAll('"vortex-peer"', JSON.stringify(entry))
     .replaceAll('"@opentelemetry/api"', () =>
       JSON.stringify(import.meta.resolve("@opentelemetry/api")),
     );

@@ -4,7 +4,7 @@
  */
 import process from "node:process";
 import { fileSink } from "../../adapters/files/sink.ts";
-import { faceOf } from "../../entry/face.ts";
+import { runtimeApi } from "../../entry/runtime-api.ts";
 import type { TaskRequest } from "../../src/task/task.ts";
 
 /** Command-line argument of this test program, as JSON. */
@@ -14,8 +14,8 @@ export interface TaskFetchOptions {
 }
 
 const { request, path } = JSON.parse(process.argv[2] ?? "{}") as TaskFetchOptions;
-const face = faceOf(() => Promise.reject(new Error("no QUIC here")));
-await using downloader = face.createDownloader({
+const entry = runtimeApi(() => Promise.reject(new Error("no QUIC here")));
+await using downloader = entry.createDownloader({
   protocol: "tcp",
   stallTimeout: 300_000,
   connectTimeout: 60_000,

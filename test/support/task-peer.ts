@@ -7,7 +7,7 @@ import process from "node:process";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { StoredPiece } from "../../src/store/store.ts";
 import { seededBytes } from "./random.ts";
-import { runtimeFace } from "./runtime-face.ts";
+import { runtimeEntry } from "./runtime-entry.ts";
 
 /** Command-line argument of this test program, as JSON. */
 export interface TaskPeerOptions {
@@ -43,7 +43,7 @@ const released = new Promise<void>((resolve) => {
   if (behaviour === "late") process.stdin.once("data", () => resolve());
 });
 
-const { startServer } = await runtimeFace();
+const { startServer } = await runtimeEntry();
 const server = await startServer({
   host: "127.0.0.1",
   [protocol]: { port: 0 },

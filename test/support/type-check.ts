@@ -52,11 +52,11 @@ async function sourcePaths(): Promise<Record<string, string[]>> {
     [join(root, file)],
   ]);
   // As in the published package, every entry point except the workers' has the types of Node's.
-  const face = { "vortex-peer": [join(root, "entry/node.ts")] };
+  const entry = { "vortex-peer": [join(root, "entry/node.ts")] };
   // An optional peer dependency, installed by the user.
   const types = import.meta.resolve("@opentelemetry/api").replace(/\.mjs$/, ".d.mts");
   const api = { "@opentelemetry/api": [fileURLToPath(types)] };
-  return { ...Object.fromEntries(paths), ...face, ...api };
+  return { ...Object.fromEntries(paths), ...entry, ...api };
 }
 
 /**

@@ -3,7 +3,7 @@ import { afterEach, describe, it } from "node:test";
 import * as api from "@opentelemetry/api";
 import { openTelemetry } from "../../adapters/opentelemetry.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
-import type { DownloaderOptions } from "../../src/client/downloader.ts";
+import type { TransferOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
@@ -74,7 +74,7 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
 function grpcPair(
   telemetry: Telemetry,
   store: PieceStore = storeOf(),
-  options: DownloaderOptions = {},
+  options: TransferOptions = {},
 ) {
   const handlers = grpcHandlers(store, serverSettings({ telemetry }, portableRuntime));
   const binding = new MemoryGrpcBinding(handlers);

@@ -7,11 +7,16 @@ import {
   type PeerAddresses,
   type ProtocolPorts,
 } from "../../transport/peer-address.ts";
-import type { LeftOutProtocol, Protocol } from "../../transport/protocol.ts";
+import type { ExcludedProtocol, Protocol } from "../../transport/protocol.ts";
 import type { InternalCallOptions } from "../call/pooled-downloader.ts";
-import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "../downloader.ts";
+import type {
+  CallOptions,
+  DownloaderSettings,
+  PieceDownloader,
+  PieceRequest,
+} from "../downloader.ts";
+import { isAnswer, type PeerTrust, raceProtocols } from "./protocol-race.ts";
 import { ProtocolSelector, type SelectedProtocol } from "./protocol-selector.ts";
-import { isAnswer, type PeerTrust, raceProtocols } from "./race.ts";
 
 /**
  * Request for one piece of a task from one peer, which may have a different address per protocol.
@@ -57,10 +62,10 @@ export interface AutoOptions {
 }
 
 /** Downloader that fetches pieces over a single protocol. */
-export interface ProtocolDownloader extends Downloader {
+export interface ProtocolDownloader extends PieceDownloader {
   /**
-   * Requests a piece, see {@link Downloader.downloadPiece}. Calls `options.onTransferred` when the
-   * call ends.
+   * Requests a piece, see {@link PieceDownloader.downloadPiece}. Calls `options.onTransferred` when
+   * the call ends.
    */
   downloadPiece(request: PieceRequest, options?: InternalCallOptions): Promise<Piece>;
   /** Closes the idle connections to a peer. Absent for downloaders without a connection pool. */
@@ -72,7 +77,7 @@ export interface AutoContext {
   /** Protocols that may be used, in order of preference. */
   readonly candidates: readonly Protocol[];
   /** Protocols that must not be used, whatever the peer, each with the reason. */
-  readonly leftOut: readonly LeftOutProtocol[];
+  readonly excluded: readonly ExcludedProtocol[];
   /** Creates the downloader for one protocol. Called at the first use of the protocol. */
   readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => ProtocolDownloader;
   /**
@@ -139,8 +144,9 @@ export class AutoDownloader {
   }
 
   /**
-   * Requests a piece, see {@link Downloader.downloadPiece}. If no protocol works, rejects with an
-   * error whose message lists the error of each protocol. Its `cause` is the array of these errors.
+   * Requests a piece, see {@link PieceDownloader.downloadPiece}. If no protocol works, rejects with
+   * an error whose message lists the error of each protocol. Its `cause` is the array of these
+   * errors.
    */
   async downloadPiece(request: PeerPieceRequest, options: CallOptions = {}): Promise<Piece> {
     const peer = this.#peerOf(request.addr);
@@ -167,7 +173,7 @@ export class AutoDownloader {
 
   /**
    * Requests a piece over `protocol`, whichever protocol is selected for the peer. Rejects like
-   * {@link Downloader.downloadPiece}.
+   * {@link PieceDownloader.downloadPiece}.
    */
   async downloadOver(
     protocol: Protocol,
@@ -197,8 +203,8 @@ export class AutoDownloader {
    * Returns the protocols that the peer has an address for but that may not be used, each with the
    * reason. If `addr` is undefined, returns every protocol that may not be used.
    */
-  leftOut(addr: PeerAddress | undefined): readonly LeftOutProtocol[] {
-    return addr === undefined ? this.#context.leftOut : this.#peerOf(addr).leftOut;
+  excluded(addr: PeerAddress | undefined): readonly ExcludedProtocol[] {
+    return addr === undefined ? this.#context.excluded : this.#peerOf(addr).excluded;
   }
 
   /**
@@ -232,9 +238,9 @@ export class AutoDownloader {
       }),
     );
     try {
-      const leftOut = peer.leftOut.map((one) => `${one.protocol} is left out: ${one.reason}`);
+      const excluded = peer.excluded.map((one) => `${one.protocol} is left out: ${one.reason}`);
       const { protocol, reason, answer } = await raceProtocols<Piece>({
-        leftOut,
+        excluded,
         candidates: peer.candidates,
         delay: this.#delayFor(peer),
         clock: this.#settings.runtime.clock,
@@ -343,11 +349,11 @@ export class AutoDownloader {
     const candidates = this.#context.candidates.filter(
       (protocol) => addresses[protocol] !== undefined,
     );
-    const leftOut = this.#context.leftOut.filter(
+    const excluded = this.#context.excluded.filter(
       ({ protocol }) => addresses[protocol] !== undefined,
     );
     if (candidates.length === 0) {
-      const reasons = leftOut
+      const reasons = excluded
         .map(({ protocol, reason }) => `; ${protocol} is left out: ${reason}`)
         .join("");
       throw new VortexError(
@@ -356,7 +362,7 @@ export class AutoDownloader {
           `got none${reasons}`,
       );
     }
-    return { addresses, name, candidates, leftOut, key: keyOf(addresses) };
+    return { addresses, name, candidates, excluded, key: keyOf(addresses) };
   }
 
   /**
@@ -414,7 +420,7 @@ interface Peer {
   /** Protocols that the peer has an address for and that may be used, in order of preference. */
   readonly candidates: readonly Protocol[];
   /** Protocols that the peer has an address for but that may not be used, each with the reason. */
-  readonly leftOut: readonly LeftOutProtocol[];
+  readonly excluded: readonly ExcludedProtocol[];
 }
 
 /** Order of the protocols whose addresses form {@link Peer.key}. */

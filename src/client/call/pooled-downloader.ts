@@ -3,7 +3,12 @@ import { type Piece, requireInteger } from "../../piece.ts";
 import { beginOperation, type Operation, type OperationStart } from "../../telemetry.ts";
 import { formatAddress, parseAddress } from "../../transport/address.ts";
 import type { EarlyData } from "../../transport/transport.ts";
-import type { CallOptions, Downloader, DownloaderSettings, PieceRequest } from "../downloader.ts";
+import type {
+  CallOptions,
+  DownloaderSettings,
+  PieceDownloader,
+  PieceRequest,
+} from "../downloader.ts";
 import { ClientPool, type Dial, type PoolClient, type PoolEntryInfo } from "./pool.ts";
 import { CallScope } from "./scope.ts";
 import { callTimeouts } from "./settings.ts";
@@ -40,8 +45,10 @@ export interface ObservedCall extends Omit<OperationStart, "role" | "addr"> {
   readonly bytes?: () => number;
 }
 
-/** {@link Downloader} with a connection pool. Base class of the downloaders of all protocols. */
-export class PooledDownloader<C extends PieceClient> implements Downloader {
+/**
+ * {@link PieceDownloader} with a connection pool. Base class of the downloaders of all protocols.
+ */
+export class PooledDownloader<C extends PieceClient> implements PieceDownloader {
   readonly #settings: DownloaderSettings;
   readonly #pool: ClientPool<C>;
 

@@ -1,6 +1,6 @@
 import { MAX_PIECE_LENGTH, requireInteger } from "../../piece.ts";
 import type { Runtime } from "../../runtime.ts";
-import type { CallOptions, DownloaderOptions, DownloaderSettings } from "../downloader.ts";
+import type { CallOptions, DownloaderSettings, TransferOptions } from "../downloader.ts";
 
 /** Maximum value of every timeout option: 30 days, in ms. */
 export const MAX_TIMEOUT_MS: number = 30 * 24 * 3600 * 1000;
@@ -10,10 +10,7 @@ export const MAX_TIMEOUT_MS: number = 30 * 24 * 3600 * 1000;
  *
  * @throws `InvalidArgument` if an option is out of its range
  */
-export function downloaderSettings(
-  options: DownloaderOptions,
-  runtime: Runtime,
-): DownloaderSettings {
+export function downloaderSettings(options: TransferOptions, runtime: Runtime): DownloaderSettings {
   const settings: DownloaderSettings = {
     connectTimeout: options.connectTimeout ?? 2_000,
     pieceTimeout: options.pieceTimeout ?? 360_000,

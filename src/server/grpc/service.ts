@@ -62,7 +62,7 @@ import {
 export const MAX_REQUEST_LENGTH: number = 256 * 1024;
 
 /** Addresses and names of this host that the gRPC server sends to peers in its responses. */
-export interface GrpcServing {
+export interface AdvertisedHost {
   /** Port of the Vortex server over TCP. Default: responses contain no TCP port. */
   readonly tcpPort?: number;
   /** Port of the Vortex server over QUIC. Default: responses contain no QUIC port. */
@@ -106,7 +106,7 @@ export const clientNetwork: ContextKey<string> = createContextKey("");
 export function grpcHandlers(
   store: PieceStore,
   settings: ServerSettings,
-  serving: GrpcServing = {},
+  serving: AdvertisedHost = {},
 ): readonly UniversalHandler[] {
   const service = new UploadService(store, settings, serving);
   const router = createConnectRouter({
@@ -173,14 +173,14 @@ interface TaskAnswer {
 class UploadService {
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;
-  readonly #serving: GrpcServing;
+  readonly #serving: AdvertisedHost;
   /**
    * Responses in flight to SyncPieces, DownloadTask and their variants, by client network. Each
    * item is a function that evicts the response.
    */
   readonly #streams = new FairSet<() => void>();
 
-  constructor(store: PieceStore, settings: ServerSettings, serving: GrpcServing) {
+  constructor(store: PieceStore, settings: ServerSettings, serving: AdvertisedHost) {
     this.#store = store;
     this.#settings = settings;
     this.#serving = serving;

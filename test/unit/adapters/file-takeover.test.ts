@@ -68,7 +68,7 @@ async function withOutput(run: (path: string) => Promise<void>): Promise<void> {
 function open(path: string, clock: FakeClock = new FakeClock()): Promise<SinkSession> {
   const options = {
     signal: new AbortController().signal,
-    onRoom: () => {},
+    onLimitIncrease: () => {},
     onFailure: () => {},
   };
   return fileSinkWith(path, { clock }).open(layout, options);

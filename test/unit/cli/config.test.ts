@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import type { CliFace } from "../../../cli/face.ts";
+import type { Sdk } from "../../../cli/sdk.ts";
 import { configKeys } from "../../../src/config/keys.ts";
 import type { StorageServerOptions } from "../../../src/server/storage-server.ts";
 import {
@@ -11,7 +11,7 @@ import {
   faceWith,
   inTempDir,
   lengths,
-  MemoryFace,
+  MemorySdk,
   peers,
   type RunOptions,
   run,
@@ -19,7 +19,7 @@ import {
   withPeer,
 } from "../../support/cli.ts";
 
-const noPeers: CliFace = faceWith(() => assert.fail("a peer was contacted"));
+const noPeers: Sdk = faceWith(() => assert.fail("a peer was contacted"));
 
 describe("vortex-peer config", () => {
   it("prints every effective value with its source, in aligned columns", () =>
@@ -161,13 +161,13 @@ describe("vortex-peer config", () => {
 
 describe("the commands with a configuration file", () => {
   it("fetch over its protocol, with the same command line", () =>
-    withPeer(async (face) => {
+    withPeer(async (sdk) => {
       for (const protocol of ["tcp", "quic", "grpc"] as const) {
         await withConfig(`download:\n  protocol: ${protocol}\n`, async (path) => {
           const task = ["--task-id", taskId, "--config", path];
-          const whole = await run(face, ["get", "--peer", peers[protocol], ...lengths, ...task]);
+          const whole = await run(sdk, ["get", "--peer", peers[protocol], ...lengths, ...task]);
           assert.deepEqual([whole.code, whole.out.bytes], [0, content]);
-          const piece = await run(face, [
+          const piece = await run(sdk, [
             "piece",
             "--peer",
             peers[protocol],
@@ -179,7 +179,7 @@ describe("the commands with a configuration file", () => {
         });
       }
       assert.deepEqual(
-        face.made.map(({ protocol }) => protocol),
+        sdk.made.map(({ protocol }) => protocol),
         ["tcp", "tcp", "quic", "quic", "grpc", "grpc"],
       );
     }));
@@ -195,7 +195,7 @@ describe("the commands with a configuration file", () => {
       );
       const mutual = { ca: "caCert", cert: "cert", key: "key" };
       const pin = "ab".repeat(32);
-      await withPeer(async (face) => {
+      await withPeer(async (sdk) => {
         const get = (protocol: "tcp" | "quic" | "grpc", ...more: string[]) => {
           const args = [
             "get",
@@ -207,14 +207,14 @@ describe("the commands with a configuration file", () => {
             "--config",
             path,
           ];
-          return run(face, [...args, "--protocol", protocol, ...more]);
+          return run(sdk, [...args, "--protocol", protocol, ...more]);
         };
         await get("quic");
         await get("grpc");
         await get("grpc", "--tls");
         await get("quic", "--fingerprint", pin);
         assert.deepEqual(
-          face.made.map(({ tls, apiTls }) => [tls, apiTls]),
+          sdk.made.map(({ tls, apiTls }) => [tls, apiTls]),
           [
             [{ verify: false, cert: "cert", key: "key" }, mutual],
             [mutual, mutual],
@@ -222,8 +222,8 @@ describe("the commands with a configuration file", () => {
             [{ fingerprints: [pin] }, mutual],
           ],
         );
-        await run(face, ["stat", "--peer", peers.grpc, "--task-id", taskId, "--config", path]);
-        assert.deepEqual(face.directories.at(-1)?.tls, mutual);
+        await run(sdk, ["stat", "--peer", peers.grpc, "--task-id", taskId, "--config", path]);
+        assert.deepEqual(sdk.directories.at(-1)?.tls, mutual);
       });
     }));
 
@@ -245,15 +245,15 @@ describe("the commands with a configuration file", () => {
         ...more: string[]
       ): Promise<Omit<StorageServerOptions, "store" | "onError">> => {
         const ending = new AbortController();
-        const face = new MemoryFace();
+        const sdk = new MemorySdk();
         let started: StorageServerOptions | undefined;
-        const recording: CliFace = {
-          createDownloader: (options) => face.createDownloader(options),
-          createDirectory: (options) => face.createDirectory(options),
+        const recording: Sdk = {
+          createDownloader: (options) => sdk.createDownloader(options),
+          createDirectory: (options) => sdk.createDirectory(options),
           async startServer(options) {
             started = options;
             ending.abort();
-            return face.startServer(options);
+            return sdk.startServer(options);
           },
         };
         const args = ["serve", join(dir, "file"), "--config", path, ...more];

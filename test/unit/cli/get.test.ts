@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { Writable } from "node:stream";
 import { describe, it } from "node:test";
 import { interruption } from "../../../cli/exit-codes.ts";
-import type { CliFace } from "../../../cli/face.ts";
+import type { Sdk } from "../../../cli/sdk.ts";
 import { downloaderOptions } from "../../../src/client/configured.ts";
 import type { PieceRequest } from "../../../src/client/downloader.ts";
 import { parseConfig } from "../../../src/config/config.ts";
@@ -47,20 +47,20 @@ const summary =
 describe("vortex-peer get", () => {
   it("fetches a task to a file and to standard output, and verifies its digest", () =>
     inTempDir(async (dir) => {
-      await withPeer(async (face) => {
+      await withPeer(async (sdk) => {
         for (const protocol of ["quic", "tcp", "grpc"] as const) {
           const target = join(dir, protocol);
           const args = [...lengths, "--protocol", protocol, "--digest", `sha256:${sha256}`];
-          const file = await run(face, getFrom(peers[protocol], ...args, "-o", target));
+          const file = await run(sdk, getFrom(peers[protocol], ...args, "-o", target));
           assert.deepEqual([file.code, file.out.text], [0, ""]);
           assert.match(file.err, summary);
           assert.deepEqual(new Uint8Array(await readFile(target)), content);
-          const piped = await run(face, getFrom(peers[protocol], ...args));
+          const piped = await run(sdk, getFrom(peers[protocol], ...args));
           assert.equal(piped.code, 0);
           assert.match(piped.err, summary);
           assert.deepEqual(piped.out.bytes, content);
         }
-        assert.deepEqual(face.stats, [], "no peer is queried for a given length");
+        assert.deepEqual(sdk.stats, [], "no peer is queried for a given length");
       });
       assert.deepEqual((await readdir(dir)).sort(), ["grpc", "quic", "tcp"]);
     }));
@@ -90,16 +90,16 @@ describe("vortex-peer get", () => {
   });
 
   it("queries an unknown length: at the peer's port with grpc, else at port 4000 or the address of api=", () =>
-    withPeer(async (face) => {
+    withPeer(async (sdk) => {
       const runs: string[][] = [
         getFrom(peers.tcp),
         getFrom(peers.grpc, "--protocol", "grpc"),
         getFrom(`${peers.tcp},api=10.0.0.8:1`),
         getFrom("api=10.0.0.9:2"),
       ];
-      for (const args of runs) assert.deepEqual((await run(face, args)).out.bytes, content);
-      assert.deepEqual(face.stats, ["10.0.0.7:4000", "10.0.0.7:4000", "10.0.0.8:1", "10.0.0.9:2"]);
-      const unknown = await run(face, ["get", "--peer", peers.tcp, "--task-id", "c".repeat(64)]);
+      for (const args of runs) assert.deepEqual((await run(sdk, args)).out.bytes, content);
+      assert.deepEqual(sdk.stats, ["10.0.0.7:4000", "10.0.0.7:4000", "10.0.0.8:1", "10.0.0.9:2"]);
+      const unknown = await run(sdk, ["get", "--peer", peers.tcp, "--task-id", "c".repeat(64)]);
       assert.deepEqual([unknown.code, unknown.out.bytes.length], [3, 0]);
       assert.match(
         unknown.err,
@@ -108,7 +108,7 @@ describe("vortex-peer get", () => {
     }));
 
   it("queries the Dragonfly API over TLS with --tls, and with trust options and --protocol grpc", () =>
-    withPeer(async (face) => {
+    withPeer(async (sdk) => {
       const pin = "0123456789abcdef".repeat(4);
       const pinned = ["--fingerprint", pin];
       const runs: string[][] = [
@@ -118,10 +118,10 @@ describe("vortex-peer get", () => {
         getFrom(peers.quic, "--protocol", "quic", ...pinned),
         getFrom(peers.tcp),
       ];
-      for (const args of runs) assert.deepEqual((await run(face, args)).out.bytes, content);
+      for (const args of runs) assert.deepEqual((await run(sdk, args)).out.bytes, content);
       const trust = { fingerprints: [pin] };
       assert.deepEqual(
-        face.made.map(({ tls, apiTls }) => [tls, apiTls]),
+        sdk.made.map(({ tls, apiTls }) => [tls, apiTls]),
         [
           [trust, trust],
           [{}, {}],
@@ -133,10 +133,10 @@ describe("vortex-peer get", () => {
     }));
 
   it("passes the limits to the downloader", () =>
-    withPeer(async (face) => {
+    withPeer(async (sdk) => {
       const limits = ["--limit", "50MB/s", "--concurrency", "3", "--connect-timeout", "1s"];
-      assert.equal((await run(face, getFrom(peers.tcp, ...lengths, ...limits))).code, 0);
-      assert.deepEqual(face.made, [
+      assert.equal((await run(sdk, getFrom(peers.tcp, ...lengths, ...limits))).code, 0);
+      assert.deepEqual(sdk.made, [
         {
           ...downloaderOptions(parseConfig({})),
           concurrentPieceCount: 3,
@@ -144,8 +144,8 @@ describe("vortex-peer get", () => {
           rateLimit: 50_000_000,
         },
       ]);
-      assert.equal((await run(face, getFrom(peers.tcp, ...lengths, "--limit", "2MiB/s"))).code, 0);
-      assert.equal(face.made[1]?.rateLimit, 2 * 1024 * 1024);
+      assert.equal((await run(sdk, getFrom(peers.tcp, ...lengths, "--limit", "2MiB/s"))).code, 0);
+      assert.equal(sdk.made[1]?.rateLimit, 2 * 1024 * 1024);
     }));
 
   it("requests at most --concurrency pieces at a time", async () => {
@@ -167,11 +167,11 @@ describe("vortex-peer get", () => {
 
   it("fetches an empty task", () =>
     inTempDir(async (dir) => {
-      const face = faceWith(() => assert.fail("a piece of an empty task was requested"));
+      const sdk = faceWith(() => assert.fail("a piece of an empty task was requested"));
       const empty = `sha256:${createHash("sha256").digest("hex")}`;
       const target = join(dir, "empty");
       const args = getFrom(peers.tcp, "--content-length", "0", "--digest", empty, "-o", target);
-      assert.equal((await run(face, args)).code, 0);
+      assert.equal((await run(sdk, args)).code, 0);
       assert.equal((await readFile(target)).length, 0);
     }));
 
@@ -179,7 +179,7 @@ describe("vortex-peer get", () => {
     inTempDir(async (dir) => {
       await using real = await downloaderWithServer();
       const asked: number[] = [];
-      const face = faceWith((request, options) => {
+      const sdk = faceWith((request, options) => {
         asked.push(request.number);
         return real.downloadPiece(request, options);
       });
@@ -193,7 +193,7 @@ describe("vortex-peer get", () => {
       for (const [range, bytes, pieces] of cases) {
         asked.length = 0;
         const args = getFrom(peers.tcp, ...lengths, "--range", range);
-        const piped = await run(face, args);
+        const piped = await run(sdk, args);
         assert.deepEqual([piped.code, piped.out.bytes], [0, bytes], range);
         // The first piece of a parent is requested a second time at the end, for comparison.
         assert.deepEqual(
@@ -202,7 +202,7 @@ describe("vortex-peer get", () => {
           range,
         );
         const target = join(dir, `range${range}`);
-        assert.equal((await run(face, [...args, "-o", target])).code, 0);
+        assert.equal((await run(sdk, [...args, "-o", target])).code, 0);
         assert.deepEqual(new Uint8Array(await readFile(target)), bytes, range);
       }
       await withPeer(async (asking) => {
@@ -220,9 +220,9 @@ describe("vortex-peer get", () => {
   it("leaves no file of a task with another digest or layout than expected", () =>
     inTempDir(async (dir) => {
       const target = join(dir, "task");
-      await withPeer(async (face) => {
+      await withPeer(async (sdk) => {
         const digest = await run(
-          face,
+          sdk,
           getFrom(peers.tcp, ...lengths, "--digest", `sha256:${taskId}`, "-o", target),
         );
         assert.equal(digest.code, 6);
@@ -232,7 +232,7 @@ describe("vortex-peer get", () => {
           [["--content-length", "10000"], /10000 .*1000/],
         ];
         for (const [args, message] of others) {
-          const { code, err } = await run(face, getFrom(peers.tcp, ...args, "-o", target));
+          const { code, err } = await run(sdk, getFrom(peers.tcp, ...args, "-o", target));
           assert.equal(code, 6);
           assert.match(err, /^vortex-peer: PieceMismatch: [^\n]*\n$/);
           assert.match(err, message);
@@ -246,9 +246,9 @@ describe("vortex-peer get", () => {
       const [file, link] = [join(dir, "file"), join(dir, "link")];
       await writeFile(file, "old");
       await symlink(file, link);
-      await withPeer(async (face) => {
-        assert.equal((await run(face, getFrom(peers.tcp, ...lengths, "-o", link))).code, 0);
-        assert.equal((await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/null"))).code, 0);
+      await withPeer(async (sdk) => {
+        assert.equal((await run(sdk, getFrom(peers.tcp, ...lengths, "-o", link))).code, 0);
+        assert.equal((await run(sdk, getFrom(peers.tcp, ...lengths, "-o", "/dev/null"))).code, 0);
       });
       assert.equal(await readlink(link), file);
       assert.deepEqual(new Uint8Array(await readFile(file)), content);
@@ -276,9 +276,9 @@ describe("vortex-peer get", () => {
           ([name, to]) => [join(dir, name), to.replace("DIR", dir)] as const,
         );
         for (const [name, to] of created) await symlink(to, name);
-        await withPeer(async (face) => {
+        await withPeer(async (sdk) => {
           const { code, err } = await run(
-            face,
+            sdk,
             getFrom(peers.tcp, ...lengths, "-o", join(dir, "link")),
           );
           assert.equal(code, 0, err);
@@ -303,8 +303,8 @@ describe("vortex-peer get", () => {
       inTempDir(async (dir) => {
         const path = join(dir, "link");
         await symlink(link, path);
-        await withPeer(async (face) => {
-          const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", path));
+        await withPeer(async (sdk) => {
+          const { code, err } = await run(sdk, getFrom(peers.tcp, ...lengths, "-o", path));
           assert.equal(code, 7);
           assert.match(err, message);
         });
@@ -316,22 +316,22 @@ describe("vortex-peer get", () => {
     inTempDir(async (dir) => {
       const link = join(dir, "link");
       await symlink("/dev/stdout", link);
-      await withPeer(async (face) => {
+      await withPeer(async (sdk) => {
         for (const target of ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", link]) {
           const { code, out } = await run(
-            face,
+            sdk,
             getFrom(peers.tcp, ...lengths, "--quiet", "-o", target),
           );
           assert.deepEqual([code, out.bytes], [0, content], target);
         }
-        const terminal = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/stdout"), {
+        const terminal = await run(sdk, getFrom(peers.tcp, ...lengths, "-o", "/dev/stdout"), {
           isTTY: true,
         });
         assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
         for (const target of ["/dev/stderr", "/dev/fd/2"]) {
           const stderr = new Sink();
           const args = getFrom(peers.tcp, ...lengths, "--json", "-o", target);
-          const { code, out } = await run(face, args, { stderr });
+          const { code, out } = await run(sdk, args, { stderr });
           assert.deepEqual([code, stderr.bytes], [0, content], target);
           assert.equal(parse(out.text).at(-1)?.type, "done");
         }
@@ -350,7 +350,7 @@ describe("vortex-peer get", () => {
           stdio: ["pipe", "pipe", "inherit"],
         });
         await once(child.stdout, "data");
-        const face = faceWith(() => assert.fail("a peer was asked"));
+        const sdk = faceWith(() => assert.fail("a peer was asked"));
         for (const [target, message] of [
           [
             "/dev/fd/987",
@@ -361,7 +361,7 @@ describe("vortex-peer get", () => {
             /^vortex-peer: StorageFailed: \S+: expected a descriptor of this process, got one of another process; .*\n$/,
           ],
         ] as const) {
-          const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", target));
+          const { code, err } = await run(sdk, getFrom(peers.tcp, ...lengths, "-o", target));
           assert.equal(code, 7);
           assert.match(err, message);
         }
@@ -374,27 +374,27 @@ describe("vortex-peer get", () => {
   it("rejects an unwritable target before it contacts a peer", () =>
     inTempDir(async (dir) => {
       await mkdir(join(dir, "sub"));
-      const face = faceWith(() => assert.fail("a peer was asked"));
+      const sdk = faceWith(() => assert.fail("a peer was asked"));
       const cases: [target: string, message: RegExp][] = [
         [join(dir, "sub"), /: expected a file, got a directory/],
         [join(dir, "new/"), /: expected a file, got a directory/],
         [join(dir, "nowhere", "file"), /: no such file or directory/],
       ];
       for (const [target, message] of cases) {
-        const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", target));
+        const { code, err } = await run(sdk, getFrom(peers.tcp, ...lengths, "-o", target));
         assert.equal(code, 7);
         assert.match(err, /^vortex-peer: StorageFailed: .*\n$/);
         assert.match(err, message);
       }
-      const terminal = await run(face, getFrom(peers.tcp, ...lengths, "--quiet"), { isTTY: true });
+      const terminal = await run(sdk, getFrom(peers.tcp, ...lengths, "--quiet"), { isTTY: true });
       assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
       assert.match(terminal.err, /got a terminal; give -o FILE or --force/);
       assert.deepEqual(await readdir(dir), ["sub"]);
     }));
 
   it("reports a full disk", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
-    withPeer(async (face) => {
-      const { code, err } = await run(face, getFrom(peers.tcp, ...lengths, "-o", "/dev/full"));
+    withPeer(async (sdk) => {
+      const { code, err } = await run(sdk, getFrom(peers.tcp, ...lengths, "-o", "/dev/full"));
       assert.equal(code, 7);
       assert.match(
         err,
@@ -404,8 +404,8 @@ describe("vortex-peer get", () => {
   );
 
   it("exits with 141 and prints nothing when the reader closes the pipe", () =>
-    withPeer(async (face) => {
-      const { code, err } = await run(face, getFrom(peers.tcp, ...lengths), {
+    withPeer(async (sdk) => {
+      const { code, err } = await run(sdk, getFrom(peers.tcp, ...lengths), {
         stdout: brokenPipe(),
       });
       assert.deepEqual([code, err], [141, ""]);
@@ -437,19 +437,19 @@ describe("vortex-peer get", () => {
 
   it("fetches from several peers, and reports which of them is left out and why", async () => {
     await using real = await downloaderWithServer();
-    const face = faceWith((request, options) =>
+    const sdk = faceWith((request, options) =>
       request.addr === peers.quic
         ? Promise.reject(new VortexError("HandshakeFailed", "not\ntrusted"))
         : real.downloadPiece({ ...request, addr: peers.tcp }, options),
     );
     const args = [...getFrom(peers.quic, ...lengths), "--peer", peers.tcp, peers.grpc];
-    const { code, out, err } = await run(face, args);
+    const { code, out, err } = await run(sdk, args);
     assert.deepEqual([code, out.bytes], [0, content]);
     assert.match(
       err,
       /^fetched 10\.0 kB in .*, from [12] parents?, unverified \(.*\); left out: 10\.0\.0\.7:4006 \(HandshakeFailed: not trusted\)\n$/,
     );
-    const verbose = await run(face, [...args, "--verbose"]);
+    const verbose = await run(sdk, [...args, "--verbose"]);
     const lines = verbose.err.split("\n");
     assert.ok(lines.includes("fetching 10000 bytes in 10 pieces"), verbose.err);
     assert.ok(
@@ -465,10 +465,10 @@ describe("vortex-peer get, with several protocols", () => {
   const each = `quic=${peers.quic},tcp=${peers.tcp},grpc=${peers.grpc}`;
 
   it("takes an address for each protocol, and reports which one is chosen and why", () =>
-    withPeer(async (face) => {
+    withPeer(async (sdk) => {
       for (const protocol of ["quic", "tcp", "grpc", "auto", "hybrid"]) {
         const args = getFrom(each, ...lengths, "--protocol", protocol);
-        const { code, out, err } = await run(face, args);
+        const { code, out, err } = await run(sdk, args);
         assert.deepEqual([code, out.bytes], [0, content], `${protocol}: ${err}`);
       }
       for (const [protocol, trust] of [
@@ -476,16 +476,16 @@ describe("vortex-peer get, with several protocols", () => {
         ["quic", ["--fingerprint", "00".repeat(32)]],
       ] as const) {
         const auto = getFrom(each, ...lengths, "--protocol", "auto", ...trust);
-        const { err } = await run(face, [...auto, "--verbose"]);
+        const { err } = await run(sdk, [...auto, "--verbose"]);
         assert.match(err, new RegExp(`^using ${protocol} for ${peers[protocol]}: .+$`, "m"));
-        const chosen = parse((await run(face, [...auto, "--json"])).err).find(
+        const chosen = parse((await run(sdk, [...auto, "--json"])).err).find(
           ({ type }) => type === "protocol",
         );
         assert.deepEqual(
           [chosen?.addr, chosen?.protocol, typeof chosen?.reason],
           [peers[protocol], protocol, "string"],
         );
-        assert.doesNotMatch((await run(face, auto)).err, /^using /m);
+        assert.doesNotMatch((await run(sdk, auto)).err, /^using /m);
       }
     }));
 });
@@ -566,7 +566,7 @@ describe("vortex-peer get, progress", () => {
       return real.downloadPiece(request, options);
     });
     let download: TaskDownload | undefined;
-    const face: CliFace = {
+    const sdk: Sdk = {
       ...base,
       createDownloader(options) {
         const downloader = base.createDownloader(options);
@@ -582,7 +582,7 @@ describe("vortex-peer get, progress", () => {
       },
     };
     await use({
-      face,
+      sdk,
       clock: new FakeClock(),
       pieces: () => download?.progress().pieces ?? 0,
       letGo,
@@ -590,7 +590,7 @@ describe("vortex-peer get, progress", () => {
   }
 
   interface Held {
-    readonly face: CliFace;
+    readonly sdk: Sdk;
     readonly clock: FakeClock;
     /** Returns the number of completed pieces. */
     readonly pieces: () => number;
@@ -611,7 +611,7 @@ describe("vortex-peer get, progress", () => {
   ) {
     const stderr = new Sink(isTTY, 100);
     const all = getFrom(peers.tcp, ...lengths, "-o", target, ...args);
-    const running = run(held.face, all, { stderr, clock: held.clock });
+    const running = run(held.sdk, all, { stderr, clock: held.clock });
     while (held.pieces() < 9) await new Promise((resolve) => setTimeout(resolve, 1));
     for (let count = 0; count < ticks; count++) await held.clock.advance(tick);
     held.letGo();
@@ -685,9 +685,9 @@ describe("vortex-peer get, progress", () => {
     ));
 
   it("goes alone to standard error with --json when the content goes to standard output", () =>
-    withPeer(async (face) => {
+    withPeer(async (sdk) => {
       const { code, out, err } = await run(
-        face,
+        sdk,
         getFrom(peers.tcp, ...lengths, "--json", "--verbose"),
       );
       assert.deepEqual([code, out.bytes], [0, content]);
@@ -698,14 +698,14 @@ describe("vortex-peer get, progress", () => {
 
   it("ends with a `failed` object and the code with --json", async () => {
     await using real = await downloaderWithServer();
-    const face = faceWith((request, options) =>
+    const sdk = faceWith((request, options) =>
       request.number === 4
         ? Promise.reject(new VortexError("ProtocolViolation", "nonsense", { addr: request.addr }))
         : real.downloadPiece(request, options),
     );
     await inTempDir(async (dir) => {
       const { code, out, err } = await run(
-        face,
+        sdk,
         getFrom(peers.tcp, ...lengths, "--concurrency", "1", "--json", "-o", join(dir, "task")),
       );
       assert.deepEqual([code, err], [6, ""]);
@@ -728,10 +728,10 @@ describe("vortex-peer get, progress", () => {
 
   it("escapes control characters of a peer's message in JSON, and keeps the whole message", async () => {
     const words = "no\u001b[2J\u009b2J\u202esuch\u2028{\n}\u007f";
-    const face = faceWith(() => Promise.reject(new VortexError("ProtocolViolation", words)));
+    const sdk = faceWith(() => Promise.reject(new VortexError("ProtocolViolation", words)));
     await inTempDir(async (dir) => {
       const { out } = await run(
-        face,
+        sdk,
         getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task")),
       );
       assert.doesNotMatch(out.text, /[^\P{Cc}\n]|[\p{Zl}\p{Zp}\p{Bidi_Control}]/u);
@@ -744,7 +744,7 @@ describe("vortex-peer get, progress", () => {
 
   it("is one JSON object for each kind of misuse, on the stream of the other objects", () =>
     inTempDir(async (dir) => {
-      const face = faceWith(() => assert.fail("a peer was asked"));
+      const sdk = faceWith(() => assert.fail("a peer was asked"));
       const target = join(dir, "task");
       const config = join(dir, "config.yaml");
       await writeFile(
@@ -783,7 +783,7 @@ describe("vortex-peer get, progress", () => {
           [["-o", target], "out"],
           [["-o/dev/stderr"], "out"],
         ] as const) {
-          const ran = await run(face, [...args, "--json", ...where]);
+          const ran = await run(sdk, [...args, "--json", ...where]);
           const [text, other] = name === "out" ? [ran.out.text, ran.err] : [ran.err, ran.out.text];
           assert.equal(other, "");
           const [object, ...more] = parse(text);
@@ -794,27 +794,27 @@ describe("vortex-peer get, progress", () => {
           assert.equal(ran.code, exitCode);
         }
       }
-      const directory = await run(face, [...whole, "--json", "-o", dir]);
+      const directory = await run(sdk, [...whole, "--json", "-o", dir]);
       assert.match(String(parse(directory.out.text)[0]?.message), /got a directory/);
     }));
 
   it("reports a failed write of the JSON as text, and exits with 7", () =>
     inTempDir((dir) =>
-      withPeer(async (face) => {
+      withPeer(async (sdk) => {
         const full = (): Writable =>
           new Writable({
             write: (_chunk, _encoding, done) =>
               done(Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" })),
           });
         const args = getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task"));
-        const { code, err } = await run(face, args, { stdout: full() });
+        const { code, err } = await run(sdk, args, { stdout: full() });
         assert.equal(code, 7);
         assert.match(
           err,
           /^vortex-peer: StorageFailed: cannot write standard output: no space left on device/,
         );
         assert.equal(err.split("\n").length, 2);
-        const wrong = await run(face, ["get", "--json", "-o", join(dir, "task")], {
+        const wrong = await run(sdk, ["get", "--json", "-o", join(dir, "task")], {
           stdout: full(),
         });
         assert.equal(wrong.code, 2);
@@ -831,7 +831,7 @@ describe("vortex-peer get, progress", () => {
             done(last ? Object.assign(new Error("write ENOSPC"), { code: "ENOSPC" }) : null);
           },
         });
-        const done = await run(face, args, { stdout: almost });
+        const done = await run(sdk, args, { stdout: almost });
         assert.ok(objects >= 2);
         assert.deepEqual(
           [done.code, done.err],
@@ -845,9 +845,9 @@ describe("vortex-peer get, progress", () => {
 
   it("ends the download when the reader of the JSON closes the pipe", () =>
     inTempDir((dir) =>
-      withPeer(async (face) => {
+      withPeer(async (sdk) => {
         const args = getFrom(peers.tcp, ...lengths, "--json", "-o", join(dir, "task"));
-        const { code, err } = await run(face, args, { stdout: brokenPipe() });
+        const { code, err } = await run(sdk, args, { stdout: brokenPipe() });
         assert.deepEqual([code, err], [141, ""]);
       }),
     ));

@@ -7,9 +7,9 @@ import { Writable } from "node:stream";
 import { describe, it } from "node:test";
 import { fileIdentityStore } from "../../../adapters/files/identity-store.ts";
 import { selfSigned, serverIdentity } from "../../../adapters/shared/tls.ts";
-import type { CliFace } from "../../../cli/face.ts";
 import { defaultIdentityFile, identityTls } from "../../../cli/identity.ts";
 import { runCli } from "../../../cli/program.ts";
+import type { Sdk } from "../../../cli/sdk.ts";
 import { parent, parseOptions, rate, size, taskRange } from "../../../cli/values.ts";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import { downloaderOptions } from "../../../src/client/configured.ts";
@@ -26,7 +26,7 @@ import {
   faceWith,
   failing,
   inTempDir,
-  MemoryFace,
+  MemorySdk,
   peers,
   run,
   Sink,
@@ -53,7 +53,7 @@ const getFrom = (addr: string, ...more: string[]): string[] => [
 
 describe("vortex-peer", () => {
   it("prints help with every exit code for each command, and the package's version", async () => {
-    const face = failing("Internal");
+    const sdk = failing("Internal");
     for (const args of [
       ["--help"],
       ["serve", "--help"],
@@ -62,7 +62,7 @@ describe("vortex-peer", () => {
       ["stat", "--help"],
       ["id", "--help"],
     ]) {
-      const { code, out, err } = await run(face, args);
+      const { code, out, err } = await run(sdk, args);
       assert.deepEqual([code, err], [0, ""], args.join(" "));
       for (const exit of [0, 1, 2, 3, 4, 5, 6, 7, 130, 141, 143]) {
         assert.match(out.text, new RegExp(`^ +${exit} {2}\\S`, "m"), `${args.join(" ")}: ${exit}`);
@@ -71,8 +71,8 @@ describe("vortex-peer", () => {
     const { version } = JSON.parse(
       await readFile(new URL("../../../package.json", import.meta.url), "utf8"),
     );
-    assert.equal((await run(face, ["--version"])).out.text, `${version}\n`);
-    const bare = await run(face, []);
+    assert.equal((await run(sdk, ["--version"])).out.text, `${version}\n`);
+    const bare = await run(sdk, []);
     assert.equal(bare.code, 2);
     assert.match(bare.err, /^Usage: vortex-peer /);
   });
@@ -237,24 +237,24 @@ describe("vortex-peer", () => {
 
   it("prints a stack trace without control characters from a peer's message", async () => {
     const words = "no\u001b[2J\u009b2J\u202esuch\u0007 piece";
-    const face = faceWith(() =>
+    const sdk = faceWith(() =>
       Promise.reject(new VortexError("NotFound", words, { cause: new Error(words) })),
     );
-    const { err } = await run(face, pieceOf(peers.tcp, 0, "--debug"));
+    const { err } = await run(sdk, pieceOf(peers.tcp, 0, "--debug"));
     assert.match(err, /\n(.*\n)* {4}at /);
     assert.match(err, /cause/);
     assert.doesNotMatch(err, /[^\P{Cc}\n]|\p{Bidi_Control}/u);
   });
 
   it("prints a stack trace only with --debug or VORTEX_PEER_DEBUG=1", async () => {
-    const face = failing("NotFound");
-    assert.ok(!(await run(face, pieceOf(peers.tcp, 0))).err.includes("    at "));
+    const sdk = failing("NotFound");
+    assert.ok(!(await run(sdk, pieceOf(peers.tcp, 0))).err.includes("    at "));
     assert.match(
-      (await run(face, pieceOf(peers.tcp, 0, "--debug"))).err,
+      (await run(sdk, pieceOf(peers.tcp, 0, "--debug"))).err,
       /^vortex-peer: NotFound: .*\n(.*\n)* {4}at /,
     );
     assert.match(
-      (await run(face, pieceOf(peers.tcp, 0), { env: { VORTEX_PEER_DEBUG: "1" } })).err,
+      (await run(sdk, pieceOf(peers.tcp, 0), { env: { VORTEX_PEER_DEBUG: "1" } })).err,
       / {4}at /,
     );
   });
@@ -312,10 +312,10 @@ describe("vortex-peer, failure reports", () => {
 
 describe("vortex-peer piece", () => {
   it("writes a piece, or a range of it, to standard output, over each protocol", () =>
-    withPeer(async (face) => {
+    withPeer(async (sdk) => {
       for (const protocol of ["quic", "tcp", "grpc"] as const) {
         const over = ["--protocol", protocol];
-        const whole = await run(face, pieceOf(peers[protocol], 3, ...over));
+        const whole = await run(sdk, pieceOf(peers[protocol], 3, ...over));
         assert.deepEqual([whole.code, whole.err], [0, ""]);
         assert.deepEqual(whole.out.bytes, content.slice(3000, 4000));
         const ranges: [range: string, bytes: Uint8Array][] = [
@@ -324,27 +324,27 @@ describe("vortex-peer piece", () => {
           ["990-", content.slice(3990, 4000)],
         ];
         for (const [range, bytes] of ranges) {
-          const part = await run(face, pieceOf(peers[protocol], 3, ...over, "--range", range));
+          const part = await run(sdk, pieceOf(peers[protocol], 3, ...over, "--range", range));
           assert.deepEqual([part.code, part.out.bytes], [0, bytes], range);
         }
       }
-      const outside = await run(face, pieceOf(peers.tcp, 3, "--range", "0-1000"));
+      const outside = await run(sdk, pieceOf(peers.tcp, 3, "--range", "0-1000"));
       assert.deepEqual([outside.code, outside.out.bytes.length], [2, 0]);
       assert.equal(
         outside.err,
         "vortex-peer: InvalidArgument: --range: expected a range within 0-999 of the piece, got 0-1000\n",
       );
-      const missing = await run(face, pieceOf(peers.tcp, 10));
+      const missing = await run(sdk, pieceOf(peers.tcp, 10));
       assert.equal(missing.code, 3);
       assert.match(missing.err, /^vortex-peer: NotFound: .*\n$/);
-      assert.equal((await run(face, pieceOf(peers.tcp, 3, "--kind", "cache"))).code, 3);
+      assert.equal((await run(sdk, pieceOf(peers.tcp, 3, "--kind", "cache"))).code, 3);
     }));
 
   it("creates the file only when the content is verified, and leaves nothing when it is wrong", () =>
     inTempDir(async (dir) => {
       const target = join(dir, "piece");
-      await withPeer(async (face) => {
-        assert.equal((await run(face, pieceOf(peers.tcp, 9, "-o", target))).code, 0);
+      await withPeer(async (sdk) => {
+        assert.equal((await run(sdk, pieceOf(peers.tcp, 9, "-o", target))).code, 0);
       });
       assert.deepEqual(new Uint8Array(await readFile(target)), content.slice(9000));
 
@@ -356,11 +356,11 @@ describe("vortex-peer piece", () => {
           return piece && { ...piece, metadata: { ...piece.metadata, digest: "crc32:1" } };
         },
       };
-      await withPeer(async (face) => {
-        const wrong = await run(face, pieceOf(peers.tcp, 0, "-o", target));
+      await withPeer(async (sdk) => {
+        const wrong = await run(sdk, pieceOf(peers.tcp, 0, "-o", target));
         assert.equal(wrong.code, 6);
         assert.match(wrong.err, /^vortex-peer: DigestMismatch: .*\n$/);
-        const piped = await run(face, pieceOf(peers.tcp, 0));
+        const piped = await run(sdk, pieceOf(peers.tcp, 0));
         assert.equal(piped.code, 6);
         assert.ok(piped.out.bytes.length < 1000, "the end of a wrong piece is not written");
       }, lying);
@@ -377,11 +377,11 @@ describe("vortex-peer piece", () => {
       const [file, link] = [join(dir, "file"), join(dir, "link")];
       await writeFile(file, "old");
       await symlink(file, link);
-      await withPeer(async (face) => {
-        assert.equal((await run(face, pieceOf(peers.tcp, 1, "-o", link))).code, 0);
+      await withPeer(async (sdk) => {
+        assert.equal((await run(sdk, pieceOf(peers.tcp, 1, "-o", link))).code, 0);
         await rm(file);
-        assert.equal((await run(face, pieceOf(peers.tcp, 1, "-o", link))).code, 0);
-        assert.equal((await run(face, pieceOf(peers.tcp, 1, "-o", "/dev/null"))).code, 0);
+        assert.equal((await run(sdk, pieceOf(peers.tcp, 1, "-o", link))).code, 0);
+        assert.equal((await run(sdk, pieceOf(peers.tcp, 1, "-o", "/dev/null"))).code, 0);
       });
       assert.equal(await readlink(link), file);
       assert.deepEqual(new Uint8Array(await readFile(file)), content.slice(1000, 2000));
@@ -391,27 +391,27 @@ describe("vortex-peer piece", () => {
   it("rejects an unwritable target before it contacts a peer", () =>
     inTempDir(async (dir) => {
       await mkdir(join(dir, "sub"));
-      const face = faceWith(() => assert.fail("a peer was asked"));
+      const sdk = faceWith(() => assert.fail("a peer was asked"));
       const cases: [target: string, message: RegExp][] = [
         [join(dir, "sub"), /: expected a file, got a directory/],
         [join(dir, "new/"), /: expected a file, got a directory/],
         [join(dir, "nowhere", "file"), /cannot write \S+: no such file or directory/],
       ];
       for (const [target, message] of cases) {
-        const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", target));
+        const { code, err } = await run(sdk, pieceOf(peers.tcp, 0, "-o", target));
         assert.equal(code, 7);
         assert.match(err, /^vortex-peer: StorageFailed: .*\n$/);
         assert.match(err, message);
       }
-      const terminal = await run(face, pieceOf(peers.tcp, 0), { isTTY: true });
+      const terminal = await run(sdk, pieceOf(peers.tcp, 0), { isTTY: true });
       assert.deepEqual([terminal.code, terminal.out.text], [2, ""]);
       assert.match(terminal.err, /got a terminal; give -o FILE or --force/);
       assert.deepEqual(await readdir(dir), ["sub"]);
     }));
 
   it("reports a full disk", { skip: existsSync("/dev/full") ? false : "needs /dev/full" }, () =>
-    withPeer(async (face) => {
-      const { code, err } = await run(face, pieceOf(peers.tcp, 0, "-o", "/dev/full"));
+    withPeer(async (sdk) => {
+      const { code, err } = await run(sdk, pieceOf(peers.tcp, 0, "-o", "/dev/full"));
       assert.equal(code, 7);
       assert.match(
         err,
@@ -421,14 +421,14 @@ describe("vortex-peer piece", () => {
   );
 
   it("writes to a terminal with --force", () =>
-    withPeer(async (face) => {
-      const { code, out } = await run(face, pieceOf(peers.tcp, 0, "--force"), { isTTY: true });
+    withPeer(async (sdk) => {
+      const { code, out } = await run(sdk, pieceOf(peers.tcp, 0, "--force"), { isTTY: true });
       assert.deepEqual([code, out.bytes], [0, content.slice(0, 1000)]);
     }));
 
   it("exits with 141 and prints nothing when the reader closes the pipe", () =>
-    withPeer(async (face) => {
-      const { code, err } = await run(face, pieceOf(peers.tcp, 0), { stdout: brokenPipe() });
+    withPeer(async (sdk) => {
+      const { code, err } = await run(sdk, pieceOf(peers.tcp, 0), { stdout: brokenPipe() });
       assert.deepEqual([code, err], [141, ""]);
     }));
 
@@ -437,17 +437,17 @@ describe("vortex-peer piece", () => {
       const ca = join(dir, "ca.pem");
       await writeFile(ca, "-----BEGIN CERTIFICATE-----");
       const pin = "0123456789abcdef".repeat(4);
-      await withPeer(async (face) => {
+      await withPeer(async (sdk) => {
         const quic = ["--protocol", "quic"];
         await run(
-          face,
+          sdk,
           pieceOf(peers.quic, 0, ...quic, "--ca", ca, "--fingerprint", pin, "--fingerprint", pin),
         );
-        await run(face, pieceOf(peers.quic, 0, ...quic, "--insecure"));
+        await run(sdk, pieceOf(peers.quic, 0, ...quic, "--insecure"));
         const grpc = ["--protocol", "grpc"];
-        await run(face, pieceOf(peers.grpc, 0, ...grpc, "--fingerprint", pin));
-        await run(face, pieceOf(peers.grpc, 0, ...grpc, "--tls"));
-        await run(face, pieceOf(peers.grpc, 0, ...grpc));
+        await run(sdk, pieceOf(peers.grpc, 0, ...grpc, "--fingerprint", pin));
+        await run(sdk, pieceOf(peers.grpc, 0, ...grpc, "--tls"));
+        await run(sdk, pieceOf(peers.grpc, 0, ...grpc));
         const timeouts = [
           "--connect-timeout",
           "1s",
@@ -456,10 +456,10 @@ describe("vortex-peer piece", () => {
           "--stall-timeout",
           "300ms",
         ];
-        await run(face, pieceOf(peers.tcp, 0, ...timeouts));
+        await run(sdk, pieceOf(peers.tcp, 0, ...timeouts));
         const usual = downloaderOptions(parseConfig({}));
         const pinned = { fingerprints: [pin] };
-        assert.deepEqual(face.made, [
+        assert.deepEqual(sdk.made, [
           {
             ...usual,
             protocol: "quic",
@@ -486,7 +486,7 @@ describe("vortex-peer piece", () => {
     }));
 
   it("rejects certificate options that would have no effect", async () => {
-    const face = faceWith(() => assert.fail("a peer was asked"));
+    const sdk = faceWith(() => assert.fail("a peer was asked"));
     const pin = "0123456789abcdef".repeat(4);
     const cases: [args: string[], message: string][] = [
       [
@@ -503,11 +503,11 @@ describe("vortex-peer piece", () => {
       ],
     ];
     for (const [args, message] of cases) {
-      const { code, err } = await run(face, pieceOf(peers.tcp, 0, ...args));
+      const { code, err } = await run(sdk, pieceOf(peers.tcp, 0, ...args));
       assert.deepEqual([code, err], [2, `vortex-peer: InvalidArgument: ${message}\n`]);
     }
     const missing = await run(
-      face,
+      sdk,
       pieceOf(peers.quic, 0, "--protocol", "quic", "--ca", "/nowhere/ca.pem"),
     );
     assert.equal(missing.code, 7);
@@ -520,9 +520,9 @@ describe("vortex-peer serve", () => {
       const [one, two] = [join(dir, "one"), join(dir, "two")];
       await writeFile(one, content);
       await writeFile(two, "");
-      const face = new MemoryFace();
+      const sdk = new MemorySdk();
       const ports = ["--quic-port", "1", "--grpc-port", "3", "--no-tcp", "--host", "10.0.0.9"];
-      const serving = await serve(face, [one, two, "--piece-length", "3000", "--json", ...ports]);
+      const serving = await serve(sdk, [one, two, "--piece-length", "3000", "--json", ...ports]);
       const [line = "", ...rest] = serving.out.text.split("\n");
       assert.deepEqual(rest, [""]);
       const empty = createHash("sha256").digest("hex");
@@ -549,9 +549,9 @@ describe("vortex-peer serve", () => {
         ],
       });
       const args = ["get", "--peer", "10.0.0.9:3", "--protocol", "grpc", "--task-id", sha256];
-      assert.deepEqual((await run(face, args)).out.bytes, content);
+      assert.deepEqual((await run(sdk, args)).out.bytes, content);
       assert.deepEqual(await serving.end(), { code: 0, err: "" });
-      assert.equal((await run(face, [...args, "--content-length", "10000"])).code, 4);
+      assert.equal((await run(sdk, [...args, "--content-length", "10000"])).code, 4);
     }));
 
   it("serves files of the same content as one task, and lists all of them", () =>
@@ -559,7 +559,7 @@ describe("vortex-peer serve", () => {
       const [one, two, other] = [join(dir, "one"), join(dir, "two"), join(dir, "other")];
       for (const path of [one, two]) await writeFile(path, content);
       await writeFile(other, "other");
-      const json = await serve(new MemoryFace(), [one, other, two, one, "--json"]);
+      const json = await serve(new MemorySdk(), [one, other, two, one, "--json"]);
       const { tasks } = JSON.parse(json.out.text);
       assert.deepEqual(
         tasks.map(({ paths }: { paths: string[] }) => paths),
@@ -567,7 +567,7 @@ describe("vortex-peer serve", () => {
       );
       assert.equal(tasks[0].taskId, sha256);
       assert.deepEqual(await json.end(), { code: 0, err: "" });
-      const text = await serve(new MemoryFace(), [one, two]);
+      const text = await serve(new MemorySdk(), [one, two]);
       const lines = text.out.text.split("\n");
       assert.equal(lines[0], `task ${sha256}  ${one}, ${two}`);
       assert.equal(lines.filter((line) => line.startsWith("  vortex-peer get ")).length, 1);
@@ -578,8 +578,8 @@ describe("vortex-peer serve", () => {
     inTempDir(async (dir) => {
       const path = join(dir, "what's in it.bin");
       await writeFile(path, content);
-      const face = new MemoryFace();
-      const serving = await serve(face, [path, "--task-id", taskId, "--piece-length", "2kB"]);
+      const sdk = new MemorySdk();
+      const serving = await serve(sdk, [path, "--task-id", taskId, "--piece-length", "2kB"]);
       const text = serving.out.text;
       for (const line of [
         `task ${taskId}  ${path}`,
@@ -595,23 +595,23 @@ describe("vortex-peer serve", () => {
       assert.ok(command !== undefined);
       assert.ok(command.endsWith(` -o 'what'\\''s in it.bin'`), command);
       const [, ...args] = command.slice(2, command.indexOf(" -o ")).split(" ");
-      const fetched = await run(face, args);
+      const fetched = await run(sdk, args);
       assert.deepEqual([fetched.code, fetched.out.bytes], [0, content]);
-      assert.deepEqual(face.made.at(-1)?.tls, { fingerprints: [`${"AB:".repeat(31)}AB`] });
+      assert.deepEqual(sdk.made.at(-1)?.tls, { fingerprints: [`${"AB:".repeat(31)}AB`] });
       assert.equal((await serving.end()).code, 0);
     }));
 
   it("passes its limits and certificate to the server, and reports errors while it serves", () =>
     inTempDir(async (dir) => {
       for (const name of ["file", "cert", "key"]) await writeFile(join(dir, name), name);
-      const face = new MemoryFace();
-      const started: Parameters<CliFace["startServer"]>[0][] = [];
-      const recording: CliFace = {
-        createDownloader: (options) => face.createDownloader(options),
-        createDirectory: (options) => face.createDirectory(options),
+      const sdk = new MemorySdk();
+      const started: Parameters<Sdk["startServer"]>[0][] = [];
+      const recording: Sdk = {
+        createDownloader: (options) => sdk.createDownloader(options),
+        createDirectory: (options) => sdk.createDirectory(options),
         startServer: (options) => {
           started.push(options);
-          return face.startServer(options);
+          return sdk.startServer(options);
         },
       };
       const files = ["--cert", join(dir, "cert"), "--key", join(dir, "key")];
@@ -641,7 +641,7 @@ describe("vortex-peer serve", () => {
       const path = join(dir, "file");
       await writeFile(path, content);
       const print = (first: string): string => `${first}${":AB".repeat(31)}`;
-      const serving = await serve(new MemoryFace(), [path, "--rotate", "--json"]);
+      const serving = await serve(new MemorySdk(), [path, "--rotate", "--json"]);
       assert.equal(JSON.parse(serving.out.text).fingerprint, print("AC"));
       await serving.hangUp();
       assert.deepEqual(JSON.parse(serving.out.text.split("\n")[1] ?? ""), {
@@ -650,7 +650,7 @@ describe("vortex-peer serve", () => {
       assert.deepEqual(await serving.end(), { code: 0, err: "" });
       assert.equal(serving.hangups.size, 0);
 
-      const text = await serve(new MemoryFace(), [path]);
+      const text = await serve(new MemorySdk(), [path]);
       await text.hangUp();
       assert.ok(text.out.text.endsWith(`\ncertificate ${print("AC")}\n`));
       await text.end();
@@ -660,7 +660,7 @@ describe("vortex-peer serve", () => {
     inTempDir(async (dir) => {
       for (const name of ["file", "cert", "key"]) await writeFile(join(dir, name), name);
       const certificate = ["--cert", join(dir, "cert"), "--key", join(dir, "key")];
-      const serving = await serve(new MemoryFace(), [join(dir, "file"), "--json", ...certificate]);
+      const serving = await serve(new MemorySdk(), [join(dir, "file"), "--json", ...certificate]);
       await serving.hangUp();
       assert.match(serving.out.text, /"AC:/);
       await writeFile(join(dir, "cert"), "none");
@@ -678,7 +678,7 @@ describe("vortex-peer serve", () => {
   it("does not listen for SIGHUP without a certificate", () =>
     inTempDir(async (dir) => {
       await writeFile(join(dir, "file"), content);
-      const serving = await serve(new MemoryFace(), [join(dir, "file"), "--no-quic"]);
+      const serving = await serve(new MemorySdk(), [join(dir, "file"), "--no-quic"]);
       assert.equal(serving.hangups.size, 0);
       await serving.end();
     }));
@@ -687,14 +687,14 @@ describe("vortex-peer serve", () => {
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, content);
-      const face = new MemoryFace();
+      const sdk = new MemorySdk();
       const args = [path, "--grpc-tls", "--no-quic", "--no-tcp", "--piece-length", "1kB"];
-      const serving = await serve(face, args);
+      const serving = await serve(sdk, args);
       const command =
         serving.out.text.split("\n").find((line) => line.startsWith("  vortex-peer get ")) ?? "";
       const [, ...words] = command.trim().slice(0, command.trim().indexOf(" -o ")).split(" ");
-      assert.deepEqual((await run(face, words)).out.bytes, content);
-      assert.deepEqual(face.made.at(-1)?.tls, { fingerprints: [`${"AB:".repeat(31)}AB`] });
+      assert.deepEqual((await run(sdk, words)).out.bytes, content);
+      assert.deepEqual(sdk.made.at(-1)?.tls, { fingerprints: [`${"AB:".repeat(31)}AB`] });
       await serving.end();
     }));
 
@@ -702,8 +702,8 @@ describe("vortex-peer serve", () => {
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, content);
-      const memory = new MemoryFace();
-      const face: CliFace = {
+      const memory = new MemorySdk();
+      const sdk: Sdk = {
         createDownloader: (options) => memory.createDownloader(options),
         createDirectory: (options) => memory.createDirectory(options),
         startServer: async (options) => {
@@ -712,7 +712,7 @@ describe("vortex-peer serve", () => {
         },
       };
       const warning = "vortex-peer: Unavailable: no QUIC here\n";
-      const serving = await serve(face, [path, "--json"], warning);
+      const serving = await serve(sdk, [path, "--json"], warning);
       const { addresses, fingerprint } = JSON.parse(serving.out.text);
       assert.deepEqual(
         [addresses, fingerprint],
@@ -724,27 +724,27 @@ describe("vortex-peer serve", () => {
         ["--no-tcp", "--no-grpc"],
         ["--cert", path, "--key", path],
       ]) {
-        const { code, err, out } = await run(face, ["serve", path, ...asked]);
+        const { code, err, out } = await run(sdk, ["serve", path, ...asked]);
         assert.deepEqual([code, err, out.text], [2, warning, ""]);
       }
     }));
 
   it("reports a missing file and an address in use", () =>
     inTempDir(async (dir) => {
-      const missing = await run(new MemoryFace(), ["serve", join(dir, "missing")]);
+      const missing = await run(new MemorySdk(), ["serve", join(dir, "missing")]);
       assert.equal(missing.code, 7);
       assert.match(missing.err, /^vortex-peer: StorageFailed: .*: no such file or directory\n$/);
       await writeFile(join(dir, "file"), "");
-      const face = new MemoryFace();
-      const serving = await serve(face, [join(dir, "file")]);
-      const second = await run(face, ["serve", join(dir, "file")]);
+      const sdk = new MemorySdk();
+      const serving = await serve(sdk, [join(dir, "file")]);
+      const second = await run(sdk, ["serve", join(dir, "file")]);
       assert.equal(second.code, 4);
       assert.match(second.err, /^vortex-peer: AddressInUse: .*\n$/);
       await serving.end();
     }));
 
   /** Starts `serve`. Resolves when its startup output is complete and equals `stderr` on stderr. */
-  async function serve(face: CliFace, args: string[], stderr = "") {
+  async function serve(sdk: Sdk, args: string[], stderr = "") {
     const controller = new AbortController();
     const [out, err] = [new Sink(), new Sink()];
     const hangups = new Set<() => void>();
@@ -758,7 +758,7 @@ describe("vortex-peer serve", () => {
         hangups.add(listener);
         return () => hangups.delete(listener);
       },
-      loadFace: async () => face,
+      loadSdk: async () => sdk,
     }).finally(() => {
       ended = true;
     });

@@ -44,7 +44,7 @@ const progress: TaskProgress = {
     parentOf("a:1", "active"),
     parentOf("b:1", "active"),
     parentOf("c:1", "waiting"),
-    parentOf("d:1", "left-out"),
+    parentOf("d:1", "excluded"),
   ],
 };
 
@@ -172,9 +172,9 @@ describe("the summary of vortex-peer get", () => {
         ...report,
         parents: [
           ...report.parents,
-          parentOf("b:1", "left-out", refused, wrong),
+          parentOf("b:1", "excluded", refused, wrong),
           parentOf("c:1", "waiting", refused),
-          parentOf("d:1", "left-out", wrong),
+          parentOf("d:1", "excluded", wrong),
         ],
       }),
       "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent, unverified (no --digest: only pieces were checked); left out: " +

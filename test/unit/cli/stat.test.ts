@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { describe, it } from "node:test";
-import type { CliFace } from "../../../cli/face.ts";
+import type { Sdk } from "../../../cli/sdk.ts";
 import { VortexError } from "../../../src/errors.ts";
 import type { TaskDirectory } from "../../../src/task/discovery.ts";
 import { content, faceWith, peers, run, taskId, withPeer } from "../../support/cli.ts";
@@ -12,14 +12,14 @@ const digest = `sha256:${createHash("sha256").update(content).digest("hex")}`;
 
 describe("vortex-peer stat", () => {
   it("prints the layout of a task and a peer with all pieces, as text and as JSON", () =>
-    withPeer(async (face) => {
-      const text = await run(face, args);
+    withPeer(async (sdk) => {
+      const text = await run(sdk, args);
       assert.deepEqual([text.code, text.err], [0, ""]);
       assert.equal(
         text.out.text,
         `task   ${taskId}\nlength 10000 bytes, 10 pieces of 1000\ndigest unknown\nhas    all pieces\n`,
       );
-      const json = await run(face, [...args, "--json"]);
+      const json = await run(sdk, [...args, "--json"]);
       assert.deepEqual(JSON.parse(json.out.text), {
         peer: peers.grpc,
         taskId,
@@ -39,7 +39,7 @@ describe("vortex-peer stat", () => {
     const announced = new Promise<void>((resolve) => {
       onAnnounced = resolve;
     });
-    const face = faceOf({
+    const sdk = faceOf({
       stat: async () => ({ contentLength: 10_000, pieceLength: 1000, pieceCount: 10 }),
       async *sync(_addr, _taskId, { signal, numbers }) {
         assert.deepEqual(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
@@ -57,7 +57,7 @@ describe("vortex-peer stat", () => {
       ],
       [["--json"], '"pieces":[[0,2],[4,4],[9,9]],"complete":false,"growing":true}\n'],
     ] as const) {
-      const running = run(face, [...args, "--listen", "3s", ...flags], { clock });
+      const running = run(sdk, [...args, "--listen", "3s", ...flags], { clock });
       await announced;
       await clock.advanceUntil(running, 30_000);
       const { code, err, out } = await running;
@@ -110,8 +110,8 @@ describe("vortex-peer stat", () => {
   });
 
   it("fails with the peer's error", () =>
-    withPeer(async (face) => {
-      const unknown = await run(face, ["stat", "--peer", peers.grpc, "--task-id", "c".repeat(64)]);
+    withPeer(async (sdk) => {
+      const unknown = await run(sdk, ["stat", "--peer", peers.grpc, "--task-id", "c".repeat(64)]);
       assert.deepEqual([unknown.code, unknown.err], [3, "vortex-peer: NotFound: no such task\n"]);
       const broken = faceOf({
         stat: async () => ({ contentLength: 3000, pieceLength: 1000, pieceCount: 3 }),
@@ -124,13 +124,13 @@ describe("vortex-peer stat", () => {
     }));
 
   it("uses TLS with --tls, --fingerprint or --insecure", () =>
-    withPeer(async (face) => {
+    withPeer(async (sdk) => {
       const pin = "0123456789abcdef".repeat(4);
-      await run(face, [...args, "--fingerprint", pin, "--connect-timeout", "1s"]);
-      await run(face, [...args, "--tls"]);
-      await run(face, [...args, "--insecure", "--stall-timeout", "2s"]);
-      await run(face, args);
-      assert.deepEqual(face.directories, [
+      await run(sdk, [...args, "--fingerprint", pin, "--connect-timeout", "1s"]);
+      await run(sdk, [...args, "--tls"]);
+      await run(sdk, [...args, "--insecure", "--stall-timeout", "2s"]);
+      await run(sdk, args);
+      assert.deepEqual(sdk.directories, [
         { tls: { fingerprints: [pin] }, connectTimeout: 1000, stallTimeout: 30_000 },
         { tls: {}, connectTimeout: 2000, stallTimeout: 30_000 },
         { tls: { verify: false }, connectTimeout: 2000, stallTimeout: 2000 },
@@ -139,7 +139,7 @@ describe("vortex-peer stat", () => {
     }));
 });
 
-function faceOf(directory: TaskDirectory): CliFace {
+function faceOf(directory: TaskDirectory): Sdk {
   return {
     ...faceWith(() => assert.fail("no piece is asked for")),
     createDirectory: () => ({ ...directory, [Symbol.asyncDispose]: async () => {} }),

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import type { ProtocolEvent } from "../../../src/client/auto/downloader.ts";
-import { type CreateDownloaderOptions, downloaderFactory } from "../../../src/client/factory.ts";
+import { type DownloaderOptions, downloaderFactory } from "../../../src/client/factory.ts";
 import type { TaskDownloader } from "../../../src/client/task-downloader.ts";
 import { VortexDownloader } from "../../../src/client/vortex/downloader.ts";
 import { type ErrorCode, VortexError } from "../../../src/errors.ts";
@@ -368,7 +368,7 @@ describe("protocol auto with one peer", () => {
 });
 
 describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
-  const unidentified: readonly Partial<CreateDownloaderOptions>[] = [
+  const unidentified: readonly Partial<DownloaderOptions>[] = [
     {},
     { tls: {} },
     { tls: { verify: false } },
@@ -392,7 +392,7 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
           /^quic is left out: the peer may be a stock dfdaemon/,
         );
         const [parent] = (await stream.done).parents;
-        const [quic] = parent?.leftOut ?? [];
+        const [quic] = parent?.excluded ?? [];
         assert.equal(quic?.protocol, "quic");
         assert.match(quic?.reason ?? "", /1\.1\.0 to 1\.4\.8.*tls\.fingerprints/);
         await downloader.close();
@@ -413,7 +413,7 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
         assert.deepEqual(network.dials, ["quic"]);
         const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
         await stream.bytes();
-        const leftOut = (await stream.done).parents[0]?.leftOut?.map((one) => one.protocol);
+        const leftOut = (await stream.done).parents[0]?.excluded?.map((one) => one.protocol);
         assert.deepEqual(leftOut, "auto" in options ? undefined : ["tcp"]);
         await downloader.close();
       }
@@ -610,7 +610,7 @@ function muted(connection: Connection): Connection {
 
 async function peer(
   conditions: Partial<Record<Protocol, Condition>> = {},
-  { auto, ...options }: Partial<CreateDownloaderOptions> = {},
+  { auto, ...options }: Partial<DownloaderOptions> = {},
   asked?: TaskDirectory,
 ): Promise<{
   downloader: TaskDownloader;

@@ -11,7 +11,7 @@ import {
 } from "@connectrpc/connect";
 import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
-import type { DownloaderOptions } from "../../../src/client/downloader.ts";
+import type { TransferOptions } from "../../../src/client/downloader.ts";
 import { GrpcDirectory } from "../../../src/client/grpc/directory.ts";
 import {
   type DownloadTaskOptions,
@@ -31,7 +31,11 @@ import {
 import { persistentTaskId, taskIdOfContent, taskIdOfUrl } from "../../../src/ids.ts";
 import { type PieceKind, pieceKinds } from "../../../src/piece.ts";
 import { type ServerOptions, serverSettings } from "../../../src/server/admission/upload.ts";
-import { clientNetwork, type GrpcServing, grpcHandlers } from "../../../src/server/grpc/service.ts";
+import {
+  type AdvertisedHost,
+  clientNetwork,
+  grpcHandlers,
+} from "../../../src/server/grpc/service.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
 import type { PieceStore, StoredTask } from "../../../src/store/store.ts";
 import { assertRejects } from "../../support/failures.ts";
@@ -75,7 +79,7 @@ function growingStore(kind: PieceKind = "standard") {
   return { store, growing, put };
 }
 
-function peerOf(store: PieceStore, options: ServerOptions = {}, serving: GrpcServing = {}) {
+function peerOf(store: PieceStore, options: ServerOptions = {}, serving: AdvertisedHost = {}) {
   const errors: VortexError[] = [];
   const onError = (error: VortexError): void => {
     errors.push(error);
@@ -89,7 +93,7 @@ function peerOf(store: PieceStore, options: ServerOptions = {}, serving: GrpcSer
 }
 
 /** Downloader connected to `handlers`, on a stopped clock. */
-function downloaderOf(handlers: readonly UniversalHandler[], options: DownloaderOptions = {}) {
+function downloaderOf(handlers: readonly UniversalHandler[], options: TransferOptions = {}) {
   const clock = new FakeClock();
   const binding = new MemoryGrpcBinding(handlers);
   const downloader = new GrpcDownloader(

@@ -4,7 +4,7 @@ import { fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createAsyncIterable, type UniversalHandler } from "@connectrpc/connect/protocol";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
-import type { DownloaderOptions, PieceRequest } from "../../../src/client/downloader.ts";
+import type { PieceRequest, TransferOptions } from "../../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../../src/client/grpc/downloader.ts";
 import { digestOf } from "../../../src/digest/digest.ts";
 import { portableHashers } from "../../../src/digest/hasher.ts";
@@ -49,7 +49,7 @@ function answer(changes: Partial<PieceInit> = {}, metadata?: string): PieceAnswe
 }
 
 /** Downloader on `binding` and a stopped clock. */
-function downloaderOf(binding: GrpcBinding, options: DownloaderOptions = {}) {
+function downloaderOf(binding: GrpcBinding, options: TransferOptions = {}) {
   const clock = new FakeClock();
   const downloader = new GrpcDownloader(
     async () => binding,

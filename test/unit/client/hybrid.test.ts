@@ -45,15 +45,15 @@ describe("hybrid with a task over several protocols at once", () => {
     });
     const { report, bytes } = await fetch(["a:1"]);
     assert.deepEqual(bytes, content);
-    const left = events.filter(({ type }) => type.endsWith("left-out"));
+    const left = events.filter(({ type }) => type.endsWith("excluded"));
     assert.deepEqual(
       left.map((event) =>
-        event.type === "protocol-left-out" ? [event.parent, event.protocol] : event.type,
+        event.type === "protocol-excluded" ? [event.parent, event.protocol] : event.type,
       ),
       [["a:1", "quic"]],
     );
     assert.equal(report.parents[0]?.state, "active");
-    assert.equal(report.parents[0]?.routes?.[0]?.state, "left-out");
+    assert.equal(report.parents[0]?.routes?.[0]?.state, "excluded");
   });
 
   it("bans a parent on all protocols after wrong bytes over one", async () => {
@@ -68,12 +68,12 @@ describe("hybrid with a task over several protocols at once", () => {
     assert.deepEqual(
       report.parents.map(({ parent, state, pieces }) => [parent, state, pieces]),
       [
-        ["a:1", "left-out", 0],
+        ["a:1", "excluded", 0],
         ["b:1", "active", 21],
       ],
     );
     assert.deepEqual(
-      events.flatMap((event) => (event.type === "parent-left-out" ? [event.parent] : [])),
+      events.flatMap((event) => (event.type === "parent-excluded" ? [event.parent] : [])),
       ["a:1"],
     );
     assert.equal(parents.inFlight.get("a:1 tcp"), 0);

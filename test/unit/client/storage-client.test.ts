@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { downloaderOptions } from "../../../src/client/configured.ts";
-import type { CallOptions, Downloader, PieceRequest } from "../../../src/client/downloader.ts";
-import { type CreateDownloaderOptions, downloaderFactory } from "../../../src/client/factory.ts";
+import type { CallOptions, PieceDownloader, PieceRequest } from "../../../src/client/downloader.ts";
+import { type DownloaderOptions, downloaderFactory } from "../../../src/client/factory.ts";
 import { StorageClient } from "../../../src/client/storage-client.ts";
 import { parseConfig } from "../../../src/config/config.ts";
 import { VortexError } from "../../../src/errors.ts";
@@ -17,10 +17,10 @@ const hostId = "vortex-peer";
 
 /** Factory of downloaders that only record their requests. */
 function recorder() {
-  const made: CreateDownloaderOptions[] = [];
+  const made: DownloaderOptions[] = [];
   const asked: [request: PieceRequest, options: CallOptions | undefined][] = [];
   let closed = 0;
-  const createDownloader = (options: CreateDownloaderOptions): Downloader => {
+  const createDownloader = (options: DownloaderOptions): PieceDownloader => {
     made.push(options);
     const close = async (): Promise<void> => {
       closed++;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { callTimeouts, downloaderSettings } from "../../../src/client/call/settings.ts";
-import type { DownloaderOptions } from "../../../src/client/downloader.ts";
+import type { TransferOptions } from "../../../src/client/downloader.ts";
 import {
   type ServerOptions,
   serverSettings,
@@ -126,7 +126,7 @@ describe("the downloader's settings", () => {
     });
   });
 
-  const wrong: [name: string, options: DownloaderOptions][] = [
+  const wrong: [name: string, options: TransferOptions][] = [
     ["connectTimeout", { connectTimeout: 0 }],
     ["pieceTimeout", { pieceTimeout: -1 }],
     ["stallTimeout", { stallTimeout: Number.NaN }],

@@ -355,8 +355,8 @@ describe("the digest of the whole", () => {
     assert.equal(contentOf(sink.bytes, 0), "right");
     assert.equal(sink.ended, "finish");
     const { state, reasons } = parents.find(({ parent }) => parent === liar) ?? {};
-    if (events.some(({ type }) => type === "started-over") || state === "left-out") {
-      assert.equal(state, "left-out");
+    if (events.some(({ type }) => type === "restarted") || state === "excluded") {
+      assert.equal(state, "excluded");
       assert.ok(
         reasons?.some(({ code }) => code === "DigestMismatch"),
         "the report says why",
@@ -434,7 +434,7 @@ describe("the digest of the whole", () => {
     const startedAt = made.clock.now();
     assert.equal((await made.fetch({ digest })).verified.level, "whole");
     assert.equal(contentOf(made.sink.bytes, 0), "right");
-    assert.ok(made.events.some(({ type }) => type === "started-over"));
+    assert.ok(made.events.some(({ type }) => type === "restarted"));
     assert.ok(made.clock.now() - startedAt < 60_000, `${made.clock.now() - startedAt} ms`);
   });
 
@@ -951,7 +951,7 @@ describe("digests of the whole from parents", () => {
     assert.deepEqual(verified, { level: "whole", digest, by: "parents" });
     assert.deepEqual(
       [parents[1]?.state, parents[1]?.reasons[0]?.code],
-      ["left-out", "DigestMismatch"],
+      ["excluded", "DigestMismatch"],
     );
     assert.deepEqual(made.parents.numbers("b:1"), []);
     assert.equal(contentOf(made.sink.bytes, 0), "right");

@@ -213,11 +213,11 @@ describe("a task from several parents", () => {
     assert.ok(reasons["stalls:1"]?.includes("Stalled"));
     assert.ok(reasons["lies:1"]?.includes("DigestMismatch"));
     assert.ok(reasons["gone:1"]?.includes("ConnectionRefused"));
-    assert.equal(parents.find(({ parent }) => parent === "lies:1")?.state, "left-out");
+    assert.equal(parents.find(({ parent }) => parent === "lies:1")?.state, "excluded");
     assert.ok(
-      events.some((event) => event.type === "parent-left-out" && event.parent === "lies:1"),
+      events.some((event) => event.type === "parent-excluded" && event.parent === "lies:1"),
     );
-    assert.ok(events.some((event) => event.type === "race"));
+    assert.ok(events.some((event) => event.type === "hedged"));
   });
 
   it("fails once no parent is left, with an error that names each parent and has their errors as cause", async () => {
@@ -265,7 +265,7 @@ describe("a task from several parents", () => {
       const { fetch } = bench({ "a:1": failing(code), "b:1": honest() });
       const { bytes, download } = await fetch();
       assertBytes(bytes, content);
-      assert.equal((await download.done).parents[0]?.state, "left-out");
+      assert.equal((await download.done).parents[0]?.state, "excluded");
     });
 
     it(`fails as ${code} if every parent fails that way`, async () => {
@@ -915,7 +915,7 @@ describe("sinks", () => {
     });
     to.onRead = () => leftOut;
     const onEvent = ({ type }: TaskEvent): void => {
-      if (type === "parent-left-out") resolve();
+      if (type === "parent-excluded") resolve();
     };
     await assertRejects(
       settled(fetcher.downloadTask(request, { to, onEvent }).done),
@@ -1238,7 +1238,7 @@ describe("parents with a directory", () => {
     const { parents: progress } = await settled(download.done);
     assert.deepEqual(
       [progress[1]?.state, progress[1]?.reasons[0]?.code],
-      ["left-out", "PieceMismatch"],
+      ["excluded", "PieceMismatch"],
     );
     assert.deepEqual(parents.numbers("b:1"), []);
   });
@@ -1272,7 +1272,7 @@ describe("parents with a directory", () => {
         to.bytes(),
         code === "InvalidArgument" ? content.subarray(PIECE, 2 * PIECE) : content,
       );
-      assert.deepEqual([seen[0]?.state, seen[0]?.reasons[0]?.code], ["left-out", code]);
+      assert.deepEqual([seen[0]?.state, seen[0]?.reasons[0]?.code], ["excluded", code]);
     });
   }
 
@@ -1313,7 +1313,7 @@ describe("parents with a directory", () => {
     const { parents: progress } = await settled(
       fetcher.downloadTask(request, { to: memorySink() }).done,
     );
-    assert.equal(progress[1]?.state, "left-out");
+    assert.equal(progress[1]?.state, "excluded");
   });
 
   it("are assumed to have all pieces if they serve pieces without announcing them", async () => {

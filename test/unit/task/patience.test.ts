@@ -72,7 +72,7 @@ describe("patience with the last parents", () => {
           `${patienceLeft} ms`,
         );
         assert.ok(patienceLeft <= (64 - seconds) * 1000, `${patienceLeft} ms`);
-        assert.equal(parents[0]?.state, "left-out");
+        assert.equal(parents[0]?.state, "excluded");
       }
       await clock.advanceUntil(download.done, 10_000, 10);
       await download.done;
@@ -80,7 +80,7 @@ describe("patience with the last parents", () => {
       assert.deepEqual(Buffer.compare(to.bytes(), content), 0);
       assert.equal(download.progress().patienceLeft, undefined);
       const states = events.flatMap(({ type }) => (type.startsWith("parent-") ? [type] : []));
-      assert.deepEqual(states, ["parent-left-out", "parent-back"]);
+      assert.deepEqual(states, ["parent-excluded", "parent-restored"]);
     });
   }
 
@@ -167,7 +167,7 @@ describe("patience with the last parents", () => {
     assert.equal(parents.numbers("wrong:1").length, asked);
     assert.deepEqual(
       report.parents.map(({ state }) => state),
-      ["left-out", "active"],
+      ["excluded", "active"],
     );
   });
 
@@ -388,7 +388,7 @@ describe("patience with parents that announce their pieces", () => {
     await clock.advanceUntil(done, 600_000, 10);
     await done;
     assert.ok(second() >= 60 && second() < 61, `${second()} s`);
-    assert.ok(events.some((event) => event.type === "parent-left-out" && event.parent === "b:1"));
-    assert.ok(events.some((event) => event.type === "parent-back" && event.parent === "b:1"));
+    assert.ok(events.some((event) => event.type === "parent-excluded" && event.parent === "b:1"));
+    assert.ok(events.some((event) => event.type === "parent-restored" && event.parent === "b:1"));
   });
 });

@@ -5,7 +5,7 @@ import {
   type RaceOptions,
   type RaceResult,
   raceProtocols,
-} from "../../../src/client/auto/race.ts";
+} from "../../../src/client/auto/protocol-race.ts";
 import { type ErrorCode, errorCodes, VortexError } from "../../../src/errors.ts";
 import {
   type AddressDial,
@@ -146,7 +146,7 @@ function race(options: Partial<RaceOptions<string>> = {}): ProtocolRace {
   const lost: Protocol[] = [];
   const result = raceProtocols<string>({
     candidates: ["quic", "tcp", "grpc"],
-    leftOut: [],
+    excluded: [],
     delay: 250,
     clock,
     signal: undefined,
@@ -181,7 +181,7 @@ const started = ({ attempts }: ProtocolRace): Protocol[] =>
 
 describe("a race of protocols", () => {
   it("starts the next protocol after the delay, each with a full delay, and reports the reason", async () => {
-    const running = race({ leftOut: ["quic: left out"] });
+    const running = race({ excluded: ["quic: left out"] });
     await running.clock.advance(249);
     assert.deepEqual(started(running), ["quic"]);
     await running.clock.advance(1);

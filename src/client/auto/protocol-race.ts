@@ -11,7 +11,7 @@ export interface RaceOptions<T> {
    * Explanations why other protocols are not tried, one text per protocol. They become part of the
    * reason for the selection.
    */
-  readonly leftOut: readonly string[];
+  readonly excluded: readonly string[];
   /** Head start in ms of a protocol before the next protocol starts. */
   readonly delay: number;
   readonly clock: Clock;
@@ -56,13 +56,13 @@ export interface RaceResult<T> {
  * Rejects if all protocols fail, or with `Aborted` when `signal` aborts.
  */
 export async function raceProtocols<T>(options: RaceOptions<T>): Promise<RaceResult<T>> {
-  const { candidates, leftOut, delay, clock, signal, addr, trust } = options;
+  const { candidates, excluded, delay, clock, signal, addr, trust } = options;
   const reasonAfter = (setbacks: readonly Setback<Protocol>[]): string => {
     const waited = setbacks.flatMap(({ candidate, error }) =>
       error ? [] : [`${candidate} had not answered within ${delay} ms`],
     );
     return (
-      [...leftOut, ...failuresOf(setbacks).map(describe), ...waited].join("; ") || "tried first"
+      [...excluded, ...failuresOf(setbacks).map(describe), ...waited].join("; ") || "tried first"
     );
   };
   const outcome = await runStaggered<Protocol, T>({

@@ -29,7 +29,7 @@ const STOCK_PEER_WARNING =
 /**
  * Functions that a runtime's entry point adds to the core, bound to the transports of that runtime.
  */
-export interface Face {
+export interface RuntimeApi {
   /**
    * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
    */
@@ -48,20 +48,20 @@ export interface Face {
   statTask(addr: string, taskId: string, options?: StatTaskOptions): Promise<TaskStat>;
 }
 
-/** Options of {@link Face.statTask}. */
+/** Options of {@link RuntimeApi.statTask}. */
 export interface StatTaskOptions extends CallOptions {
   /** Uses gRPC over TLS with these options. Default: plaintext, which dfdaemon serves. */
   readonly tls?: TlsClientOptions;
 }
 
 /**
- * Builds the {@link Face} of a runtime that provides Node's modules: the given QUIC binding, TCP on
- * node:net and gRPC on node:http2.
+ * Builds the {@link RuntimeApi} of a runtime that provides Node's modules: the given QUIC binding,
+ * TCP on node:net and gRPC on node:http2.
  *
  * @param warn receives warnings of one line, which begin with `vortex-peer: `. Default: prints each
  * once per process
  */
-export function faceOf(quic: QuicBinding, warn: (line: string) => void = warnOnce): Face {
+export function runtimeApi(quic: QuicBinding, warn: (line: string) => void = warnOnce): RuntimeApi {
   const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
   const bindings: Bindings & ServerBindings = {
     runtime,
@@ -71,7 +71,7 @@ export function faceOf(quic: QuicBinding, warn: (line: string) => void = warnOnc
     },
     quicListener: (serverTls, tuning) => quic({ ...tuning, serverTls }),
     tcp: async () => tcpTransport,
-    identities: { ofServer: serverIdentity, make: selfSigned, check: requireIdentity },
+    identities: { serverIdentity: serverIdentity, create: selfSigned, validate: requireIdentity },
     grpc: (settings, tls) => new GrpcDownloader(async () => grpcBinding(tls && { tls }), settings),
     directory(settings, tls) {
       const binding = grpcBinding(tls && { tls });

@@ -24,9 +24,11 @@ const names = [
 ];
 
 describe("runtime entry points", () => {
-  for (const [runtime, face] of Object.entries({ node, bun, deno })) {
+  for (const [runtime, entry] of Object.entries({ node, bun, deno })) {
     it(`${runtime} exports the names of the design document`, () => {
-      const missing = names.filter((name) => typeof face[name as keyof typeof face] !== "function");
+      const missing = names.filter(
+        (name) => typeof entry[name as keyof typeof entry] !== "function",
+      );
       assert.deepEqual(missing, []);
     });
   }
@@ -60,14 +62,14 @@ describe("runtime entry points", () => {
   });
 
   it("QUIC tuning options reach the runtime's binding, for clients and servers", async () => {
-    const face = { node, bun, deno }[runtimeName];
+    const entry = { node, bun, deno }[runtimeName];
     const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
     const wrong = { code: "InvalidArgument", message: /^idleTimeout: .*got 1$/ };
-    await using downloader = face.createDownloader({ protocol: "quic", quic: { idleTimeout: 1 } });
+    await using downloader = entry.createDownloader({ protocol: "quic", quic: { idleTimeout: 1 } });
     await assert.rejects(downloader.downloadPiece(request), wrong);
-    const store = new face.MemoryPieceStore();
+    const store = new entry.MemoryPieceStore();
     await assert.rejects(
-      face.startServer({ store, host: "127.0.0.1", quic: { port: 0, idleTimeout: 1 } }),
+      entry.startServer({ store, host: "127.0.0.1", quic: { port: 0, idleTimeout: 1 } }),
       wrong,
     );
   });
@@ -79,8 +81,8 @@ describe("runtime entry points", () => {
     skip: noQuiche !== undefined,
   }, async () => {
     const request = { addr: "127.0.0.1:9", hostId: "h", taskId: "a".repeat(64), number: 0 };
-    for (const face of [node, bun]) {
-      await using downloader = face.createDownloader({
+    for (const entry of [node, bun]) {
+      await using downloader = entry.createDownloader({
         protocol: "quic",
         quic: { udpPayloadSize: 1 },
       });

@@ -1,16 +1,16 @@
-import type { Face } from "../entry/face.ts";
-import type { CreateDownloaderOptions } from "../src/client/factory.ts";
+import type { RuntimeApi } from "../entry/runtime-api.ts";
+import type { DownloaderOptions } from "../src/client/factory.ts";
 import type { TaskDownloader } from "../src/client/task-downloader.ts";
 import type { StorageServer } from "../src/server/storage-server.ts";
 import type { TaskDirectory } from "../src/task/discovery.ts";
 import type { TlsClientOptions } from "../src/transport/tls.ts";
 
 /** Functions of the SDK that the command uses, as an interface that tests can replace. */
-export interface CliFace {
-  /** Creates a downloader, see {@link Face.createDownloader}. */
-  createDownloader(options: CreateDownloaderOptions): CliDownloader;
-  /** Starts a server, see {@link Face.startServer}. */
-  startServer(...args: Parameters<Face["startServer"]>): Promise<CliServer>;
+export interface Sdk {
+  /** Creates a downloader, see {@link RuntimeApi.createDownloader}. */
+  createDownloader(options: DownloaderOptions): CliDownloader;
+  /** Starts a server, see {@link RuntimeApi.startServer}. */
+  startServer(...args: Parameters<RuntimeApi["startServer"]>): Promise<CliServer>;
   /** Creates a client that queries peers over gRPC for a task's layout and their pieces of it. */
   createDirectory(options: DirectoryFlags): CliDirectory;
 }
@@ -25,7 +25,7 @@ export type CliDownloader = Pick<TaskDownloader, "downloadPiece" | "downloadTask
 /** Client that queries peers over the Dragonfly API for a task's layout and their pieces of it. */
 export type CliDirectory = TaskDirectory & AsyncDisposable;
 
-/** Options of {@link CliFace.createDirectory}. */
+/** Options of {@link Sdk.createDirectory}. */
 export interface DirectoryFlags {
   /** Uses gRPC over TLS with these options. Default: plaintext. */
   readonly tls?: TlsClientOptions;

@@ -1,8 +1,8 @@
-import type { Face } from "../../entry/face.ts";
+import type { RuntimeApi } from "../../entry/runtime-api.ts";
 import { runtimeName } from "./fixtures.ts";
 
 /** Imports the package's entry point for the current runtime, which includes a QUIC binding. */
-export function runtimeFace(): Promise<Face> {
+export function runtimeEntry(): Promise<RuntimeApi> {
   switch (runtimeName) {
     case "bun":
       return import("../../entry/bun.ts");
