@@ -227,7 +227,7 @@ async function fetchTask(
   const memory = startMemory();
   const startedAt = performance.now();
   if (path === undefined) await readSlowly(downloader.streamTask(task).content, size, rate);
-  else await downloader.downloadTask(task, { to: fileSink(path) }).done;
+  else await downloader.downloadTask({ ...task, to: fileSink(path) });
   const seconds = (performance.now() - startedAt) / 1000;
   return { ...memory(), seconds };
 }

@@ -7,7 +7,7 @@ import type { DownloaderOptions } from "../src/client/factory.ts";
 import { VortexError } from "../src/errors.ts";
 import { type ByteRange, MAX_PIECE_LENGTH } from "../src/piece.ts";
 import { systemClock } from "../src/runtime.ts";
-import type { TaskDownload, TaskOptions, TaskReport, TaskRequest } from "../src/task/task.ts";
+import type { TaskDownload, TaskReport, TaskStreamOptions } from "../src/task/task.ts";
 import { effectiveDownloaderOptions } from "./effective.ts";
 import { inFlags } from "./flag-words.ts";
 import { JsonReporter, jsonHelp } from "./json-reporter.ts";
@@ -126,7 +126,7 @@ async function get(commandLine: unknown, environment: CliEnvironment): Promise<v
 }
 
 /** Builds the task request. @throws `InvalidArgument` for options that exclude each other */
-function requestOf(options: GetOptions): TaskRequest {
+function requestOf(options: GetOptions): TaskStreamOptions {
   const { taskId, kind, peer: parents, contentLength, pieceLength, digest, range } = options;
   if (pieceLength !== undefined && contentLength === undefined) {
     throw new VortexError(
@@ -185,7 +185,7 @@ function reporterOf(
 }
 
 async function fetchTask(
-  request: TaskRequest,
+  request: TaskStreamOptions,
   target: Target,
   downloaderOptions: DownloaderOptions,
   options: GetOptions,
@@ -202,32 +202,34 @@ async function fetchTask(
     ...tls,
     onProtocol: (event) => reporter.protocol(event),
   });
-  const onEvent: TaskOptions["onEvent"] = (event) => reporter.event(event);
-  const withProgress = <Download extends TaskDownload>(download: Download): Download => {
+  const onEvent: TaskStreamOptions["onEvent"] = (event) => reporter.event(event);
+  const showProgress = (
+    download: Pick<TaskDownload, "progress">,
+    report: Promise<TaskReport>,
+  ): void => {
     const stop = reportProgress(
       reporter,
       () => download.progress(),
       environment.clock ?? systemClock,
     );
-    download.done.then(stop, stop);
-    return download;
+    report.then(stop, stop);
   };
   if (target.kind === "file") {
     const { path } = target;
-    const download = withProgress(
-      downloader.downloadTask(request, { to: fileSink(path), signal, onEvent }),
-    );
+    const download = downloader.downloadTask({ ...request, to: fileSink(path), signal, onEvent });
+    showProgress(download, download);
     try {
-      return await download.done;
+      return await download;
     } catch (error) {
       throw await withResumeHint(VortexError.from(error, "Internal"), download, path);
     }
   }
   // Awaited here, because leaving this function closes the downloader.
   return await withStream(target, environment, options.force, async (write) => {
-    const download = withProgress(downloader.streamTask(request, { signal, onEvent }));
+    const download = downloader.streamTask({ ...request, signal, onEvent });
+    showProgress(download, download.report);
     for await (const chunk of download.content) await write(chunk);
-    return download.done;
+    return download.report;
   });
 }
 

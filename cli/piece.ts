@@ -62,7 +62,7 @@ async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Pr
     await using downloader = sdk.createDownloader({ ...downloaderOptions, ...tls });
     const request = { addr, hostId: hostId(), taskId, kind, number, ...(range && { range }) };
     const piece = await downloader
-      .downloadPiece(request, { signal: environment.signal })
+      .downloadPiece({ ...request, signal: environment.signal })
       .catch((error: unknown) => {
         throw withRangeFlag(VortexError.from(error, "Internal"), range, "piece");
       });

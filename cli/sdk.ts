@@ -1,6 +1,6 @@
 import type { RuntimeApi } from "../entry/runtime-api.ts";
 import type { DownloaderOptions } from "../src/client/factory.ts";
-import type { TaskDownloader } from "../src/client/task-downloader.ts";
+import type { Downloader } from "../src/client/task-downloader.ts";
 import type { StorageServer } from "../src/server/storage-server.ts";
 import type { TaskDirectory } from "../src/task/discovery.ts";
 import type { TlsClientOptions } from "../src/transport/tls.ts";
@@ -18,8 +18,8 @@ export interface Sdk {
 /** Receives one line of a warning. It begins with `vortex-peer: ` and names library options. */
 export type Warn = (line: string) => void;
 
-/** Methods of a {@link TaskDownloader} that the command uses. */
-export type CliDownloader = Pick<TaskDownloader, "downloadPiece" | "downloadTask" | "streamTask"> &
+/** Methods of a {@link Downloader} that the command uses. */
+export type CliDownloader = Pick<Downloader, "downloadPiece" | "downloadTask" | "streamTask"> &
   AsyncDisposable;
 
 /** Client that queries peers over the Dragonfly API for a task's layout and their pieces of it. */

@@ -12,7 +12,7 @@
  */
 export type {
   AutoOptions,
-  PeerPieceRequest,
+  PieceDownloadOptions,
   ProtocolEvent,
 } from "../src/client/auto/downloader.ts";
 export { downloaderSettings } from "../src/client/call/settings.ts";
@@ -20,17 +20,16 @@ export { type CoreDownloaderOptions, createDownloader } from "../src/client/core
 export type {
   CallOptions,
   DownloaderSettings,
-  PieceDownloader as Downloader,
+  PieceDownloader,
   PieceRequest,
   PoolOptions,
-  TransferOptions as DownloaderOptions,
+  TransferOptions,
 } from "../src/client/downloader.ts";
 export type {
   Bindings,
   DownloaderFactory,
-  DownloaderOptions as CreateDownloaderOptions,
+  DownloaderOptions,
   QuicBindingOptions,
-  TaskDownloaderFactory,
 } from "../src/client/factory.ts";
 export { QuicClient, TcpClient, VortexClient } from "../src/client/vortex/client.ts";
 export {
@@ -134,7 +133,7 @@ export {
   stockPorts,
 } from "../src/transport/peer-address.ts";
 export {
-  type ExcludedProtocol as LeftOutProtocol,
+  type ExcludedProtocol,
   type Protocol,
   type ProtocolChoice,
   protocolChoices,

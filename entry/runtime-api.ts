@@ -1,3 +1,4 @@
+import { fileSink } from "../adapters/files/sink.ts";
 import { grpcBinding } from "../adapters/grpc/client.ts";
 import { grpcServer } from "../adapters/grpc/server.ts";
 import type { QuicBinding } from "../adapters/shared/fallback.ts";
@@ -7,11 +8,7 @@ import { warnOnce } from "../adapters/shared/warn-once.ts";
 import { tcpTransport } from "../adapters/tcp/transport.ts";
 import { downloaderSettings } from "../src/client/call/settings.ts";
 import type { CallOptions } from "../src/client/downloader.ts";
-import {
-  type Bindings,
-  downloaderFactory,
-  type TaskDownloaderFactory,
-} from "../src/client/factory.ts";
+import { type Bindings, type DownloaderFactory, downloaderFactory } from "../src/client/factory.ts";
 import { GrpcDirectory } from "../src/client/grpc/directory.ts";
 import { GrpcDownloader, type TaskStat } from "../src/client/grpc/downloader.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
@@ -33,7 +30,7 @@ export interface RuntimeApi {
   /**
    * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
    */
-  readonly createDownloader: TaskDownloaderFactory;
+  readonly createDownloader: DownloaderFactory;
   /**
    * Starts a server that offers a piece store over QUIC, TCP and gRPC, or some of them.
    *
@@ -51,7 +48,7 @@ export interface RuntimeApi {
 /** Options of {@link RuntimeApi.statTask}. */
 export interface StatTaskOptions extends CallOptions {
   /** Uses gRPC over TLS with these options. Default: plaintext, which dfdaemon serves. */
-  readonly tls?: TlsClientOptions;
+  readonly tls?: TlsClientOptions | undefined;
 }
 
 /**
@@ -71,6 +68,7 @@ export function runtimeApi(quic: QuicBinding, warn: (line: string) => void = war
     },
     quicListener: (serverTls, tuning) => quic({ ...tuning, serverTls }),
     tcp: async () => tcpTransport,
+    fileSink,
     identities: { serverIdentity: serverIdentity, create: selfSigned, validate: requireIdentity },
     grpc: (settings, tls) => new GrpcDownloader(async () => grpcBinding(tls && { tls }), settings),
     directory(settings, tls) {

@@ -5,7 +5,7 @@
  * @module
  */
 export { downloaderFactory } from "../src/client/factory.ts";
-export { type ClosableDirectory, TaskDownloader } from "../src/client/task-downloader.ts";
+export type { ClosableDirectory, Downloader } from "../src/client/task-downloader.ts";
 export type {
   DirectoryOptions,
   PieceLocation,
@@ -27,14 +27,14 @@ export type {
   ParentProgress,
   ParentState,
   RouteProgress,
+  StreamLayout,
   TaskDownload,
   TaskDownloadOptions,
   TaskEvent,
-  TaskOptions,
   TaskParent,
   TaskProgress,
   TaskReport,
-  TaskRequest,
   TaskStream,
+  TaskStreamOptions,
   Verified,
 } from "../src/task/task.ts";

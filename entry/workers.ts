@@ -8,7 +8,7 @@
  */
 
 import { workersTransport } from "../adapters/workers/transport.ts";
-import { downloaderFactory, type TaskDownloaderFactory } from "../src/client/factory.ts";
+import { type DownloaderFactory, downloaderFactory } from "../src/client/factory.ts";
 import { VortexDownloader } from "../src/client/vortex/downloader.ts";
 import { VortexError } from "../src/errors.ts";
 import { portableRuntime } from "../src/runtime.ts";
@@ -21,7 +21,7 @@ export * from "./root.ts";
  * Creates a downloader. Only `protocol: "tcp"` works in edge workers; calls over other protocols
  * fail with `Unavailable`. Throws `InvalidArgument` for bad options.
  */
-export const createDownloader: TaskDownloaderFactory = downloaderFactory({
+export const createDownloader: DownloaderFactory = downloaderFactory({
   runtime: portableRuntime,
   quic: () => unavailable("QUIC", "UDP"),
   tcp: async () => workersTransport,

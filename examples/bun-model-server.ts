@@ -77,23 +77,22 @@ async function answer(request: Request, taskId: string): Promise<Response> {
   const status = range === undefined ? 200 : 206;
   if (request.method === "HEAD" || start === end) return new Response(null, { status, headers });
 
-  const stream = downloader.streamTask(
-    {
-      taskId,
-      hostId: "bun-model-server",
-      parents: options.parent.map((apiAddr) => ({ apiAddr })),
-      contentLength,
-      pieceLength,
-      ...(range && { range }),
-      ...(!range && digest !== undefined && { digest }),
-    },
+  const stream = downloader.streamTask({
+    taskId,
+    hostId: "bun-model-server",
+    parents: options.parent.map((apiAddr) => ({ apiAddr })),
+    contentLength,
+    pieceLength,
+    range,
+    digest: range === undefined ? digest : undefined,
     // The signal aborts when the client leaves. While the client does not read, no further pieces
     // are fetched. `patience: 0`, since the client retries sooner than a lost parent returns.
-    { signal: request.signal, patience: 0 },
-  );
+    signal: request.signal,
+    patience: 0,
+  });
   // The status has been sent by now, so a failure truncates the response. The reason is logged
   // here.
-  stream.done.then(
+  stream.report.then(
     ({ bytes, pieces }) => console.log(`${taskId}: ${bytes} bytes in ${pieces} pieces`),
     ({ code, message }: VortexError) => console.log(`${taskId}: ${code}: ${message}`),
   );

@@ -14,10 +14,13 @@ if (addr === undefined || taskId === undefined || number === undefined || path =
 
 const downloader = createDownloader({ protocol: "tcp" });
 try {
-  const piece = await downloader.downloadPiece(
-    { addr, taskId, number: Number(number), hostId: "deno-fetch-piece" },
-    { signal: AbortSignal.timeout(60_000) },
-  );
+  const piece = await downloader.downloadPiece({
+    addr,
+    taskId,
+    number: Number(number),
+    hostId: "deno-fetch-piece",
+    signal: AbortSignal.timeout(60_000),
+  });
   // Resolves only after length and digest are verified, so the file never has wrong content.
   await Deno.writeFile(path, await piece.bytes());
   console.log(`piece ${piece.number}: ${piece.length} bytes at ${piece.offset}, ${piece.digest}`);

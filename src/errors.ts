@@ -138,9 +138,9 @@ export const errorCodes: readonly ErrorCode[] = Object.keys(kinds) as ErrorCode[
 /** Options of the {@link VortexError} constructor. */
 export interface VortexErrorOptions {
   /** Error that caused this error, such as a native error of the runtime. Default: none. */
-  readonly cause?: unknown;
+  readonly cause?: unknown | undefined;
   /** Address of the peer, in the form `host:port`. Default: none. */
-  readonly addr?: string;
+  readonly addr?: string | undefined;
 }
 
 /**
@@ -153,7 +153,7 @@ export interface VortexErrorOptions {
  * const downloader = createDownloader({ protocol: "tcp" });
  * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
  * try {
- *   await downloader.downloadPiece({ addr: "10.0.0.7:4005", hostId: "me", taskId, number: 0 });
+ *   await downloader.downloadPiece({ addr: "10.0.0.7:4005", taskId, number: 0 });
  * } catch (error) {
  *   if (!(error instanceof VortexError)) throw error;
  *   if (error.code === "NotFound") console.log("another peer may have it");

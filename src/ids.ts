@@ -12,18 +12,18 @@ export interface UrlIdentity {
   /** Absolute URL from which peers download the content. */
   readonly url: string;
   /** Names of query parameters that do not affect the ID, such as signatures. Default: none. */
-  readonly filteredQueryParams?: readonly string[];
+  readonly filteredQueryParams?: readonly string[] | undefined;
   /** User-defined text that distinguishes tasks with the same URL. Default: none. */
-  readonly tag?: string;
+  readonly tag?: string | undefined;
   /** Name of the application that downloads the task. Default: none. */
-  readonly application?: string;
+  readonly application?: string | undefined;
   /** Branch, tag or commit of a repository on a model hub, such as Hugging Face. Default: none. */
-  readonly revision?: string;
+  readonly revision?: string | undefined;
   /**
    * Length of the pieces in bytes. Omit it if Dragonfly derives the length from the content length,
    * which is the default.
    */
-  readonly pieceLength?: number;
+  readonly pieceLength?: number | undefined;
 }
 
 /**
@@ -45,14 +45,14 @@ export interface ObjectIdentity {
  */
 export interface CacheIdentity {
   /** User-defined text that distinguishes tasks with the same content. Default: none. */
-  readonly tag?: string;
+  readonly tag?: string | undefined;
   /** Name of the application that stores the task. Default: none. */
-  readonly application?: string;
+  readonly application?: string | undefined;
   /**
    * Length of the pieces in bytes. Omit it if Dragonfly derives the length from the content length,
    * which is the default.
    */
-  readonly pieceLength?: number;
+  readonly pieceLength?: number | undefined;
 }
 
 /**
@@ -64,7 +64,7 @@ export interface HostIdentity {
   /** Name of the host. */
   readonly hostname: string;
   /** True if the host is a seed peer. Default false. */
-  readonly seed?: boolean;
+  readonly seed?: boolean | undefined;
 }
 
 /**

@@ -49,7 +49,7 @@ export interface ByteRange {
    * Position after the last byte, relative to the start of the piece. Default: the end of the
    * piece.
    */
-  readonly end?: number;
+  readonly end?: number | undefined;
 }
 
 /**

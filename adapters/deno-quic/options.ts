@@ -1,4 +1,5 @@
 import { requireInteger } from "../../src/piece.ts";
+import type { Resolved } from "../../src/resolved.ts";
 import { ALPN } from "../quiche/options.ts";
 import type { NativeTransportOptions } from "./native.ts";
 
@@ -17,19 +18,19 @@ export interface DenoQuicOptions {
    * The default `adaptive` uses CUBIC on a server that listens on a loopback address, where no
    * packet is lost and BBR is a quarter slower. Otherwise it uses BBR.
    */
-  readonly congestionControl?: "adaptive" | "bbr" | "cubic";
+  readonly congestionControl?: "adaptive" | "bbr" | "cubic" | undefined;
   /** Idle timeout of a connection in ms (RFC 9000, section 10.1). Default 60,000, like dfdaemon. */
-  readonly idleTimeout?: number;
+  readonly idleTimeout?: number | undefined;
   /**
    * Keep-alive interval in ms: a client that has received nothing for this time sends a PING frame.
    * Default 3,000, like dfdaemon.
    */
-  readonly keepAlive?: number;
+  readonly keepAlive?: number | undefined;
   /**
    * Time in ms within which a client must complete the handshake. If the handshake takes longer,
    * the server closes the connection. Default 10,000.
    */
-  readonly handshakeTimeout?: number;
+  readonly handshakeTimeout?: number | undefined;
   /**
    * Kind of clients that a server accepts. Clients need no such option, since they try both kinds.
    *
@@ -40,11 +41,11 @@ export interface DenoQuicOptions {
    * One UDP socket cannot serve both kinds, since Deno does not let a server select the ALPN by the
    * client's offer.
    */
-  readonly clients?: "vortex" | "stock";
+  readonly clients?: "vortex" | "stock" | undefined;
 }
 
 /** {@link DenoQuicOptions} with a value for every option. */
-export type DenoQuicSettings = Required<DenoQuicOptions>;
+export type DenoQuicSettings = Resolved<DenoQuicOptions>;
 
 /** Application protocols (ALPN) that peers of this library offer. */
 export const VORTEX_PROTOCOLS: readonly string[] = [ALPN];

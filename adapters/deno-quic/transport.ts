@@ -29,12 +29,12 @@ export interface DenoQuicTransportOptions extends DenoQuicOptions {
    * with a client certificate. `verify: false` requires that Deno was started with
    * `--unsafely-ignore-certificate-errors=d7y`.
    */
-  readonly tls?: TlsClientOptions;
+  readonly tls?: TlsClientOptions | undefined;
   /**
    * TLS settings for listening. Default: a new self-signed certificate, which clients can pin by
    * its fingerprint. Deno does not support `clientCa`.
    */
-  readonly serverTls?: TlsServerOptions;
+  readonly serverTls?: TlsServerOptions | undefined;
 }
 
 /**

@@ -1,5 +1,6 @@
 import { type FileHandle, open, rename, stat, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
 import { VortexError } from "../../src/errors.ts";
 import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "../../src/task/sink.ts";
 import { descriptorOf } from "./descriptor.ts";
@@ -45,15 +46,19 @@ import { codeOf, storageError } from "./storage-error.ts";
  *
  * const downloader = createDownloader({ protocol: "tcp" });
  * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
- * const request = { taskId, hostId: "my-host", parents: ["10.0.0.7:4005"] };
  * const to = fileSink("model.safetensors");
- * const { resumedBytes } = await downloader.downloadTask(request, { to }).done;
+ * const parents = ["10.0.0.7:4005"];
+ * const { resumedBytes } = await downloader.downloadTask({ taskId, parents, to });
  * console.log(`resumed ${resumedBytes} bytes from an earlier run`);
  * await downloader.close();
  * ```
  */
-export function fileSink(path: string): TaskSink {
-  return fileSinkWith(path, {});
+export function fileSink(path: string | URL): TaskSink {
+  if (path instanceof URL && path.protocol !== "file:") {
+    const message = `path of the file: expected a path or a file: URL, got ${path.protocol} URL`;
+    throw new VortexError("InvalidArgument", message);
+  }
+  return fileSinkWith(typeof path === "string" ? path : fileURLToPath(path), {});
 }
 
 /** Creates a {@link fileSink} with these settings for its lock; for tests. */

@@ -41,21 +41,21 @@ export interface AddFileOptions {
    * Id of the task: 64 printable ASCII characters; dfdaemon uses hex digits. Default: the SHA-256
    * of the file's content, in hex.
    */
-  readonly taskId?: string;
+  readonly taskId?: string | undefined;
   /** Kind of the task. Default: `standard`. */
-  readonly kind?: PieceKind;
+  readonly kind?: PieceKind | undefined;
   /**
    * Length of each piece except the last, from 1 byte to 64 MiB. Default: derived from the content
    * length in the same way as dfdaemon.
    */
-  readonly pieceLength?: number;
+  readonly pieceLength?: number | undefined;
   /**
    * Called after each indexed chunk, with the number of bytes indexed so far and the length of the
    * file in bytes.
    */
-  readonly onProgress?: (indexed: number, total: number) => void;
+  readonly onProgress?: ((indexed: number, total: number) => void) | undefined;
   /** Aborts the indexing of the file. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**

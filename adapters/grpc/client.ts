@@ -54,7 +54,7 @@ export interface GrpcBindingOptions {
    * TLS options of the connections. If undefined, connects over plaintext HTTP/2, which is also
    * dfdaemon's default.
    */
-  readonly tls?: TlsClientOptions;
+  readonly tls?: TlsClientOptions | undefined;
 }
 
 /** Creates the binding of the gRPC client to node:http2, for Node, Bun and Deno. */

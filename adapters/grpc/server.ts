@@ -86,7 +86,7 @@ export interface GrpcServerOptions {
    * TLS options of the server. If undefined, serves over plaintext HTTP/2, which is also dfdaemon's
    * default.
    */
-  readonly tls?: TlsServerOptions;
+  readonly tls?: TlsServerOptions | undefined;
   /** Information about this host that the server sends in responses about tasks. */
   readonly serving?: AdvertisedHost;
 }

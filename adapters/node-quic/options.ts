@@ -1,4 +1,5 @@
 import { requireInteger } from "../../src/piece.ts";
+import type { Resolved } from "../../src/resolved.ts";
 
 /**
  * Tuning of the QUIC transport that uses `node:quic`. It has fewer options than the transport on
@@ -12,11 +13,11 @@ export interface NodeQuicOptions {
    * Congestion control algorithm. The default `adaptive` uses CUBIC if the round-trip time is below
    * 1.5 ms. Otherwise it uses BBR, which tolerates packet loss.
    */
-  readonly congestionControl?: "adaptive" | "bbr" | "cubic";
+  readonly congestionControl?: "adaptive" | "bbr" | "cubic" | undefined;
   /** Flow-control window of a stream, in bytes. Default 16 MiB. */
-  readonly streamWindow?: number;
+  readonly streamWindow?: number | undefined;
   /** Flow-control window of a connection, in bytes. Default 24 MiB. */
-  readonly connectionWindow?: number;
+  readonly connectionWindow?: number | undefined;
   /**
    * Maximum number of received bytes that the application has not read, 64 KiB to 4 GiB. The limit
    * applies to each stream of an outgoing connection, and to the sum of all streams of an incoming
@@ -26,29 +27,29 @@ export interface NodeQuicOptions {
    * the peer sends, and cannot slow the peer down. Default 65 MiB, which is more than the longest
    * piece.
    */
-  readonly unreadLimit?: number;
+  readonly unreadLimit?: number | undefined;
   /**
    * Size in bytes of the kernel's send buffer for the UDP socket, and also of its receive buffer.
    * The kernel may grant less. Takes effect only on Linux. Default 4 MiB.
    */
-  readonly socketBuffer?: number;
+  readonly socketBuffer?: number | undefined;
   /**
    * Idle timeout of a connection in ms (RFC 9000, section 10.1). Default 60,000, like dfdaemon.
    *
    * In addition, a server on Bun ends every connection without stream activity for 60 s. Neither
    * this option nor PING frames prevent that.
    */
-  readonly idleTimeout?: number;
+  readonly idleTimeout?: number | undefined;
   /** Interval in ms at which a client sends PING frames. Default 3,000, like dfdaemon. */
-  readonly keepAlive?: number;
+  readonly keepAlive?: number | undefined;
   /**
    * Time in ms after which an incomplete handshake fails, on clients and servers. Default 10,000.
    */
-  readonly handshakeTimeout?: number;
+  readonly handshakeTimeout?: number | undefined;
 }
 
 /** {@link NodeQuicOptions} with a value for every option. */
-export type NodeQuicSettings = Required<NodeQuicOptions>;
+export type NodeQuicSettings = Resolved<NodeQuicOptions>;
 
 /**
  * Fills in the default of each option that is not set.

@@ -1,4 +1,5 @@
 import { requireInteger } from "../../src/piece.ts";
+import type { Resolved } from "../../src/resolved.ts";
 import type { NativeConfig } from "./native.ts";
 import { defaultUdpPayload } from "./path-mtu.ts";
 
@@ -11,7 +12,7 @@ export interface QuicheOptions {
    * Congestion control algorithm. Default `bbr`. At a round-trip time of 50 ms and 1 % packet loss,
    * `bbr` transfers 19 MB/s and `cubic` 0.5 MB/s. On loopback, `bbr` is 15 % slower than `cubic`.
    */
-  readonly congestionControl?: "bbr" | "cubic" | "reno";
+  readonly congestionControl?: "bbr" | "cubic" | "reno" | undefined;
   /**
    * Maximum UDP payload to send, in bytes, 1,200 to 16,383. Each packet costs nearly the same CPU
    * time whatever its size, so large packets are faster on paths that carry them. A size above
@@ -22,13 +23,13 @@ export interface QuicheOptions {
    * times as fast as 1,350. Otherwise it is 1,452, which fits Ethernet. Set 8,952 for networks with
    * jumbo frames of 9,000 bytes.
    */
-  readonly udpPayloadSize?: number | "auto";
+  readonly udpPayloadSize?: number | "auto" | undefined;
   /**
    * Flow-control window of a stream in bytes. The peer may send at most this many bytes that the
    * application has not read. A server uses at most 64 KiB, since clients send only requests.
    * Default 16 MiB.
    */
-  readonly streamWindow?: number;
+  readonly streamWindow?: number | undefined;
   /**
    * Flow-control window of a connection, in bytes. By default it is unlimited, so only the windows
    * of the streams limit the peer.
@@ -36,30 +37,30 @@ export interface QuicheOptions {
    * With a smaller window, a stream that is not read can block all other streams of its connection.
    * The cause is that quiche 0.18 returns credit only when nearly the whole window has been read.
    */
-  readonly connectionWindow?: number;
+  readonly connectionWindow?: number | undefined;
   /**
    * Size in bytes of the kernel's send buffer for the UDP socket, and also of its receive buffer.
    * The kernel may grant less. Default 4 MiB.
    */
-  readonly socketBuffer?: number;
+  readonly socketBuffer?: number | undefined;
   /**
    * Number of received datagrams after which an acknowledgement is sent at once, 1 to 64. For fewer
    * datagrams, the acknowledgement is sent after 1 ms. Each acknowledgement costs both sides a
    * packet. A high value delays loss detection and the return of flow-control credit. Default 8.
    */
-  readonly ackThreshold?: number;
+  readonly ackThreshold?: number | undefined;
   /** Idle timeout of a connection in ms (RFC 9000, section 10.1). Default 60,000, like dfdaemon. */
-  readonly idleTimeout?: number;
+  readonly idleTimeout?: number | undefined;
   /**
    * Keep-alive interval in ms: a client that has received nothing for this time sends a PING frame.
    * Default 3,000, like dfdaemon.
    */
-  readonly keepAlive?: number;
+  readonly keepAlive?: number | undefined;
   /**
    * Time in ms within which a client must complete the handshake. If the handshake takes longer,
    * the server refuses the connection. Default 10,000.
    */
-  readonly handshakeTimeout?: number;
+  readonly handshakeTimeout?: number | undefined;
   /**
    * Address validation with Retry packets on a server (RFC 9000, section 8.1.2). It costs the
    * client a round trip.
@@ -69,11 +70,11 @@ export interface QuicheOptions {
    * - A number: the server sends Retry packets while it has at least this many half-open
    *   connections. A connection is half-open until its handshake is complete. Default 64.
    */
-  readonly retry?: "always" | "never" | number;
+  readonly retry?: "always" | "never" | number | undefined;
 }
 
 /** {@link QuicheOptions} with a value for every option. */
-export type QuicheSettings = Required<QuicheOptions>;
+export type QuicheSettings = Resolved<QuicheOptions>;
 
 /** Connection window in bytes that stands for "unlimited": no connection can use it up. */
 const UNLIMITED_WINDOW_BYTES = Number.MAX_SAFE_INTEGER;

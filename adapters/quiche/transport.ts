@@ -45,12 +45,12 @@ export interface QuicheTransportOptions extends QuicheOptions {
    * TLS settings for outgoing connections. Default: the peer's certificate must be valid for the
    * dialled host, and issued by an authority that the runtime trusts.
    */
-  readonly tls?: TlsClientOptions;
+  readonly tls?: TlsClientOptions | undefined;
   /**
    * TLS settings for listening. Default: a new self-signed certificate, which clients can pin by
    * its fingerprint.
    */
-  readonly serverTls?: TlsServerOptions;
+  readonly serverTls?: TlsServerOptions | undefined;
 }
 
 /**

@@ -11,9 +11,9 @@ import { warnOnce } from "./warn-once.ts";
 /** Options of a QUIC binding: its tuning, and TLS options for dialling and for listening. */
 export interface QuicBindingOptions extends QuicTuning {
   /** TLS options of connections that this side dials. */
-  readonly tls?: TlsClientOptions;
+  readonly tls?: TlsClientOptions | undefined;
   /** TLS options of connections that this side accepts. */
-  readonly serverTls?: TlsServerOptions;
+  readonly serverTls?: TlsServerOptions | undefined;
 }
 
 /**

@@ -111,8 +111,8 @@ export function identityOf({
   cert,
   key,
 }: {
-  readonly cert?: string;
-  readonly key?: string;
+  readonly cert?: string | undefined;
+  readonly key?: string | undefined;
 }): TlsIdentity | undefined {
   if ((cert === undefined) !== (key === undefined)) {
     throw new VortexError(

@@ -9,7 +9,7 @@ import { runtimeApi } from "../../entry/runtime-api.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { CallOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
-import type { TaskDownloader } from "../../src/client/task-downloader.ts";
+import type { Downloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { type Protocol, protocols } from "../../src/transport/protocol.ts";
@@ -76,12 +76,12 @@ export async function runClient({ cert }: TlsIdentity): Promise<void> {
     pieceTimeout: 2 * STALL_TIMEOUT_MS,
     connectTimeout: STALL_TIMEOUT_MS,
   };
-  const downloaderFor = (protocol: Protocol): TaskDownloader => {
+  const downloaderFor = (protocol: Protocol): Downloader => {
     const { tls, ...others } = options;
     return entry.createDownloader({ protocol, ...(protocol === "quic" && { tls }), ...others });
   };
   const settings = downloaderSettings(options, { ...portableRuntime, hashers: nativeHashers });
-  let downloaders: readonly TaskDownloader[] = [];
+  let downloaders: readonly Downloader[] = [];
   let honest = new HonestClients();
   let hostile: Addresses = {};
   let start: Gauges | undefined;
@@ -152,7 +152,7 @@ export async function runClient({ cert }: TlsIdentity): Promise<void> {
  * random.
  */
 async function askOverVortex(
-  downloader: TaskDownloader,
+  downloader: Downloader,
   addr: string,
   group: FaultGroup,
   index: number,
@@ -163,10 +163,13 @@ async function askOverVortex(
   const taskId = vortexFaultId(fault, Math.floor(random() * (fault.variants ?? 1)));
   const { number, content } = hostilePiece;
   const outcome = await outcomeOf(async () => {
-    const piece = await downloader.downloadPiece(
-      { addr, hostId: "h", taskId, number },
-      limitsOf(group),
-    );
+    const piece = await downloader.downloadPiece({
+      addr,
+      hostId: "h",
+      taskId,
+      number,
+      ...limitsOf(group),
+    });
     if (Buffer.compare(await piece.bytes(), content) !== 0)
       throw new Error("other bytes were handed on as complete");
     return "right";

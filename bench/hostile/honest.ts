@@ -3,7 +3,7 @@
  * every byte.
  */
 import { runtimeApi } from "../../entry/runtime-api.ts";
-import type { TaskDownloader } from "../../src/client/task-downloader.ts";
+import type { Downloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { type Protocol, protocols } from "../../src/transport/protocol.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
@@ -34,7 +34,7 @@ export class HonestClients {
   readonly #clients = new Map<Protocol, HonestClient>();
 
   constructor(
-    clients: readonly (readonly [over: Protocol, downloader: TaskDownloader, addr: string])[] = [],
+    clients: readonly (readonly [over: Protocol, downloader: Downloader, addr: string])[] = [],
   ) {
     for (const [over, downloader, addr] of clients)
       this.#clients.set(over, new HonestClient(downloader, addr));
@@ -83,12 +83,12 @@ export async function runHonestClients({ cert }: TlsIdentity, addresses: Address
 
 /** Fetches pieces in a loop from `start` to `stop`. */
 class HonestClient {
-  readonly #downloader: TaskDownloader;
+  readonly #downloader: Downloader;
   readonly #addr: string;
   #fetching: Promise<ClientStats> | undefined;
   #stopping = false;
 
-  constructor(downloader: TaskDownloader, addr: string) {
+  constructor(downloader: Downloader, addr: string) {
     this.#downloader = downloader;
     this.#addr = addr;
   }

@@ -27,7 +27,7 @@ carryOutOrders<TaskOrder>(
       ...(protocol !== "grpc" && { tls: { verify: false } }),
     });
     const begun = performance.now();
-    const { content, done } = downloader.streamTask({
+    const { content, report: done } = downloader.streamTask({
       taskId: "a1".repeat(32),
       hostId: "bench",
       parents: [{ addr }],

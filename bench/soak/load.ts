@@ -9,13 +9,13 @@ import { fileSink } from "../../adapters/files/sink.ts";
 import { FilePieceStore } from "../../adapters/files/store.ts";
 import type { RuntimeApi } from "../../entry/runtime-api.ts";
 import type { DownloaderOptions } from "../../src/client/factory.ts";
-import type { TaskDownloader } from "../../src/client/task-downloader.ts";
+import type { Downloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { PieceStore } from "../../src/store/store.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
-import type { TaskRequest } from "../../src/task/task.ts";
+import type { TaskStreamOptions } from "../../src/task/task.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
@@ -70,7 +70,7 @@ export class Load {
   readonly #folder: string;
   readonly #garbage: GarbagePeer;
   /** Clients that stay for the whole run, one for each protocol. */
-  readonly #resident: ReadonlyMap<Protocol, TaskDownloader>;
+  readonly #resident: ReadonlyMap<Protocol, Downloader>;
   #peers: readonly Addresses[];
   #stopping = false;
   #running: Promise<void> = Promise.resolve();
@@ -186,7 +186,7 @@ export class Load {
     }
   }
 
-  async #operate(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async #operate(downloader: Downloader, protocol: Protocol): Promise<void> {
     const { random } = this.#options;
     const operation = pick(operations, random);
     let outcome = "ok";
@@ -200,7 +200,7 @@ export class Load {
     this.#outcomes.set(outcome, (this.#outcomes.get(outcome) ?? 0) + 1);
   }
 
-  async piece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async piece(downloader: Downloader, protocol: Protocol): Promise<void> {
     const number = this.#number();
     const piece = await downloader.downloadPiece({
       ...named,
@@ -210,7 +210,7 @@ export class Load {
     requireRight(await piece.bytes(), pieceBytes(number));
   }
 
-  async range(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async range(downloader: Downloader, protocol: Protocol): Promise<void> {
     const { random } = this.#options;
     const number = this.#number();
     const start = Math.floor(random() * 30_000);
@@ -225,7 +225,7 @@ export class Load {
   }
 
   /** Fetches a piece and cancels it after one chunk. */
-  async leftPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async leftPiece(downloader: Downloader, protocol: Protocol): Promise<void> {
     const number = this.#number();
     const piece = await downloader.downloadPiece({
       ...named,
@@ -237,24 +237,26 @@ export class Load {
     piece.cancel();
   }
 
-  async abortedPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async abortedPiece(downloader: Downloader, protocol: Protocol): Promise<void> {
     const { random } = this.#options;
     const number = this.#number();
     const aborting = new AbortController();
     const timer = setTimeout(() => aborting.abort(), random() * 30);
     try {
       const { signal } = aborting;
-      const piece = await downloader.downloadPiece(
-        { ...named, addr: this.#honest(protocol), number },
-        { signal },
-      );
+      const piece = await downloader.downloadPiece({
+        ...named,
+        addr: this.#honest(protocol),
+        number,
+        signal,
+      });
       requireRight(await piece.bytes(), pieceBytes(number));
     } finally {
       clearTimeout(timer);
     }
   }
 
-  async missingPiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async missingPiece(downloader: Downloader, protocol: Protocol): Promise<void> {
     await downloader.downloadPiece({
       ...named,
       addr: this.#honest(protocol),
@@ -264,29 +266,29 @@ export class Load {
   }
 
   /** Fetches a piece from a hostile peer. It must be correct or fail. */
-  async hostilePiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async hostilePiece(downloader: Downloader, protocol: Protocol): Promise<void> {
     const number = this.#number();
     const addr = addressOf(this.#hostile, protocol) ?? "127.0.0.1:1";
     const piece = await downloader.downloadPiece({ ...named, addr, number });
     requireRight(await piece.bytes(), pieceBytes(number));
   }
 
-  async garbagePiece(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async garbagePiece(downloader: Downloader, protocol: Protocol): Promise<void> {
     const addr = protocol === "quic" ? this.#garbage.quic : this.#garbage.tcp;
     const piece = await downloader.downloadPiece({ ...named, addr, number: 0 });
     requireRight(await piece.bytes(), pieceBytes(0));
   }
 
-  async task(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async task(downloader: Downloader, protocol: Protocol): Promise<void> {
     const to = memorySink();
-    await downloader.downloadTask(this.#request(protocol), { to }).done;
+    await downloader.downloadTask({ ...this.#request(protocol), to });
     requireRight(to.bytes(), CONTENT);
   }
 
-  async fileTask(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async fileTask(downloader: Downloader, protocol: Protocol): Promise<void> {
     const path = join(this.#folder, `fetched-${this.#fileNumber++}`);
     try {
-      await downloader.downloadTask(this.#request(protocol), { to: fileSink(path) }).done;
+      await downloader.downloadTask({ ...this.#request(protocol), to: fileSink(path) });
       requireRight(await readFile(path), CONTENT);
     } finally {
       for (const left of [path, `${path}.part`, `${path}.part.journal`])
@@ -294,23 +296,25 @@ export class Load {
     }
   }
 
-  async cancelledTask(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async cancelledTask(downloader: Downloader, protocol: Protocol): Promise<void> {
     const until = this.#number();
     let seen = 0;
-    const download = downloader.downloadTask(this.#request(protocol), {
+    const ending = new AbortController();
+    const download = downloader.downloadTask({
+      ...this.#request(protocol),
       to: memorySink(),
+      signal: ending.signal,
       onEvent: ({ type }) => {
-        if (type === "piece" && ++seen > until) download.cancel();
+        if (type === "piece" && ++seen > until) ending.abort();
       },
     });
-    await download.done;
+    await download;
   }
 
   /** Reads a task in order, to its end or not. */
-  async streamedTask(downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async streamedTask(downloader: Downloader, protocol: Protocol): Promise<void> {
     const until = this.#number() * PIECE_LENGTH;
-    const { content, done } = downloader.streamTask(this.#request(protocol));
-    done.catch(() => {});
+    const { content } = downloader.streamTask(this.#request(protocol));
     let at = 0;
     for await (const chunk of content) {
       requireRight(chunk, CONTENT.subarray(at, at + chunk.length));
@@ -319,7 +323,7 @@ export class Load {
     }
   }
 
-  async disturbance(_downloader: TaskDownloader, protocol: Protocol): Promise<void> {
+  async disturbance(_downloader: Downloader, protocol: Protocol): Promise<void> {
     await disturb(
       this.#honest(protocol),
       protocol === "quic" ? "udp" : "tcp",
@@ -372,7 +376,7 @@ export class Load {
     );
   }
 
-  #makeClient(protocol: Protocol): TaskDownloader {
+  #makeClient(protocol: Protocol): Downloader {
     const { entry, counters, fingerprint, random } = this.#options;
     return entry.createDownloader({
       protocol,
@@ -389,7 +393,7 @@ export class Load {
     } satisfies DownloaderOptions);
   }
 
-  #request(protocol: Protocol): TaskRequest {
+  #request(protocol: Protocol): TaskStreamOptions {
     const { random } = this.#options;
     const parents = new Set([this.#honest(protocol), this.#honest(protocol)]);
     if (random() < 0.4) parents.add(addressOf(this.#hostile, protocol) ?? this.#honest(protocol));

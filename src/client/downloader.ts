@@ -1,30 +1,7 @@
 import type { ByteRange, Piece, PieceKind } from "../piece.ts";
+import type { Resolved } from "../resolved.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Telemetry } from "../telemetry.ts";
-
-/** Request for one piece of a task from one peer. */
-export interface PieceRequest {
-  /** Address of the peer, `host:port`, where it serves the protocol of the downloader. */
-  readonly addr: string;
-  /**
-   * Id of the requesting host. Sent over gRPC only, because the Vortex protocol has no field for
-   * it.
-   */
-  readonly hostId: string;
-  /** Id of the task: 64 characters, which are hex digits in stock Dragonfly. */
-  readonly taskId: string;
-  /** Number of the piece within the task, from 0; an unsigned 32-bit integer. */
-  readonly number: number;
-  /** Kind of the task that the piece belongs to. Default `standard`. */
-  readonly kind?: PieceKind;
-  /**
-   * Byte range of the piece to return. Default: the whole piece.
-   *
-   * The Vortex protocol has no ranges: bytes before the range are received and discarded, and the
-   * stream is cancelled at the end of the range.
-   */
-  readonly range?: ByteRange;
-}
 
 /**
  * Options of one call. A timeout given here overrides the timeout of the same name in
@@ -35,23 +12,47 @@ export interface CallOptions {
    * Signal whose abort fails the call with `Aborted`, also while its content is being read.
    * Default: none.
    */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Maximum time in ms from the call to the last byte of the content. Time in which the caller does
    * not read the content is not counted. Afterwards the call fails with `PieceTimeout`. Default
    * 360,000.
    */
-  readonly pieceTimeout?: number;
+  readonly pieceTimeout?: number | undefined;
   /**
    * Maximum time in ms for which the call waits for the peer without receiving a byte. Afterwards
    * the call fails with `Stalled`. Default 30,000.
    */
-  readonly stallTimeout?: number;
+  readonly stallTimeout?: number | undefined;
   /**
    * Maximum time in ms between two reads of the content by the caller. Afterwards the call fails
    * with `PieceTimeout`. Default: `pieceTimeout`.
    */
-  readonly unreadTimeout?: number;
+  readonly unreadTimeout?: number | undefined;
+}
+
+/** Options of {@link PieceDownloader.downloadPiece}: the piece, the peer, and limits. */
+export interface PieceRequest extends CallOptions {
+  /** Address of the peer, `host:port`, where it serves the protocol of the downloader. */
+  readonly addr: string;
+  /**
+   * ID of the requesting host. Sent over gRPC only, because the Vortex protocol has no field for
+   * it. Default: the value of the downloader.
+   */
+  readonly hostId?: string | undefined;
+  /** ID of the task: 64 characters, which are hex digits in stock Dragonfly. */
+  readonly taskId: string;
+  /** Number of the piece within the task, from 0; an unsigned 32-bit integer. */
+  readonly number: number;
+  /** Kind of the task that the piece belongs to. Default `standard`. */
+  readonly kind?: PieceKind | undefined;
+  /**
+   * Byte range of the piece to return. Default: the whole piece.
+   *
+   * The Vortex protocol has no ranges: bytes before the range are received and discarded, and the
+   * stream is cancelled at the end of the range.
+   */
+  readonly range?: ByteRange | undefined;
 }
 
 /**
@@ -81,21 +82,18 @@ export interface PieceDownloader {
    * import { createDownloader } from "vortex-peer";
    *
    * const downloader = createDownloader({ protocol: "tcp" });
-   * const piece = await downloader.downloadPiece(
-   *   {
-   *     addr: "10.0.0.7:4005",
-   *     hostId: "my-host",
-   *     taskId: "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd",
-   *     number: 0,
-   *   },
-   *   { signal: AbortSignal.timeout(10_000) },
-   * );
+   * const piece = await downloader.downloadPiece({
+   *   addr: "10.0.0.7:4005",
+   *   taskId: "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd",
+   *   number: 0,
+   *   signal: AbortSignal.timeout(10_000),
+   * });
    * for await (const chunk of piece.content) console.log(chunk.length);
    * await downloader.close();
    * ```
    *
    */
-  downloadPiece(request: PieceRequest, options?: CallOptions): Promise<Piece>;
+  downloadPiece(options: PieceRequest): Promise<Piece>;
   /** Closes all connections. Pending requests fail with `Closed`. Idempotent. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -103,58 +101,63 @@ export interface PieceDownloader {
 
 /** Options of a downloader, all optional. Every timeout is at most 30 days. */
 export interface TransferOptions {
+  /**
+   * ID of this host, which requests over gRPC carry. Stock Dragonfly peers only log it. Default
+   * `vortex-peer`.
+   */
+  readonly hostId?: string | undefined;
   /** Maximum time in ms to connect to a peer, handshake included. Default 2,000, like dfdaemon. */
-  readonly connectTimeout?: number;
+  readonly connectTimeout?: number | undefined;
   /**
    * Maximum time in ms from a call to the last byte of its content, see
    * {@link CallOptions.pieceTimeout}. Default 360,000.
    */
-  readonly pieceTimeout?: number;
+  readonly pieceTimeout?: number | undefined;
   /**
    * Maximum time in ms without a byte from the peer, see {@link CallOptions.stallTimeout}. Default
    * 30,000.
    */
-  readonly stallTimeout?: number;
+  readonly stallTimeout?: number | undefined;
   /**
    * Time in ms, 0 or more, for which a task without any usable parent waits for one. Afterwards the
    * task fails. A parent is a peer that serves pieces of the task. Default 60,000.
    */
-  readonly patience?: number;
+  readonly patience?: number | undefined;
   /**
    * Maximum accepted length of a piece, in bytes. Default 64 MiB, like the longest pieces in stock
    * Dragonfly.
    */
-  readonly maxPieceLength?: number;
+  readonly maxPieceLength?: number | undefined;
   /**
    * Maximum accepted length of a piece's metadata, in bytes, 64 to 2^32 - 1. Over gRPC, everything
    * in the message except the content counts as metadata. Default 64 KiB.
    */
-  readonly maxMetadataLength?: number;
+  readonly maxMetadataLength?: number | undefined;
   /** Options of the connection pool. For the defaults see {@link PoolOptions}. */
-  readonly pool?: PoolOptions;
+  readonly pool?: PoolOptions | undefined;
   /**
    * Maximum number of pieces that one task fetches concurrently, 1 to 1,024. Default 8, like
    * dfdaemon.
    */
-  readonly concurrentPieceCount?: number;
+  readonly concurrentPieceCount?: number | undefined;
   /**
    * Maximum number of concurrent requests to one parent, over all tasks together, 1 to 1,000,000.
    * Tasks that fetch from the same parent share this number evenly. Default 32.
    */
-  readonly parentConcurrency?: number;
+  readonly parentConcurrency?: number | undefined;
   /**
    * Maximum download rate in bytes/s of all tasks of this downloader together, at least 1. Calls of
    * `downloadPiece` are not limited. Default: no limit.
    */
-  readonly rateLimit?: number;
+  readonly rateLimit?: number | undefined;
   /**
    * True to send the first request to a known peer as QUIC 0-RTT data (RFC 9001, section 4.6),
    * which saves a round trip. An attacker can replay such a request, but gains nothing, because
    * requests only read from the peer. Default true, where the runtime supports 0-RTT.
    */
-  readonly earlyData?: boolean;
+  readonly earlyData?: boolean | undefined;
   /** Observer of every call and task, such as `openTelemetry(api)`. Default: none. */
-  readonly telemetry?: Telemetry;
+  readonly telemetry?: Telemetry | undefined;
 }
 
 /** Options of a connection pool. */
@@ -167,32 +170,33 @@ export interface PoolOptions {
    * connection delays all its streams. With TCP, every request uses a separate TCP connection,
    * regardless of this option.
    */
-  readonly connectionsPerAddress?: number;
+  readonly connectionsPerAddress?: number | undefined;
   /**
    * Soft limit on the number of connections in the pool, 1 to 1,000,000. Above it, the connections
    * that are idle for longest are closed. Connections in use are never closed, so the pool may
    * exceed the limit for a while. Default 2,000.
    */
-  readonly capacity?: number;
+  readonly capacity?: number | undefined;
   /**
    * Idle timeout in ms: a connection is closed after this time without a request. Default 420,000.
    */
-  readonly idleTimeout?: number;
+  readonly idleTimeout?: number | undefined;
   /**
    * Interval in ms between two checks for connections that exceed `idleTimeout`. Default 60,000.
    */
-  readonly cleanupInterval?: number;
+  readonly cleanupInterval?: number | undefined;
 }
 
 /** {@link TransferOptions} with all defaults filled in, and the runtime. */
 export interface DownloaderSettings {
+  readonly hostId: string;
   readonly connectTimeout: number;
   readonly pieceTimeout: number;
   readonly stallTimeout: number;
   readonly patience: number;
   readonly maxPieceLength: number;
   readonly maxMetadataLength: number;
-  readonly pool: Required<PoolOptions>;
+  readonly pool: Resolved<PoolOptions>;
   readonly concurrentPieceCount: number;
   readonly parentConcurrency: number;
   readonly rateLimit: number | undefined;

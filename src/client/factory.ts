@@ -1,6 +1,7 @@
 import { VortexError } from "../errors.ts";
 import { requireInteger } from "../piece.ts";
 import type { Runtime } from "../runtime.ts";
+import type { TaskSink } from "../task/sink.ts";
 import { type ProtocolPorts, stockPorts } from "../transport/peer-address.ts";
 import {
   type ExcludedProtocol,
@@ -20,7 +21,7 @@ import {
   type PieceSource,
   singleProtocolSource,
 } from "./piece-source.ts";
-import { type ClosableDirectory, TaskDownloader } from "./task-downloader.ts";
+import { type ClosableDirectory, type Downloader, TaskDownloader } from "./task-downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
 /**
@@ -28,7 +29,7 @@ import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
  */
 export interface DownloaderOptions extends TransferOptions {
   /**
-   * Protocol over which pieces are fetched. Required.
+   * Protocol over which pieces are fetched. Default `auto`.
    *
    * - `auto` selects a protocol for each peer. It tries QUIC, then TCP, then gRPC, and selects the
    *   first one over which the peer responds. Later it switches to QUIC or TCP if that proves much
@@ -42,7 +43,7 @@ export interface DownloaderOptions extends TransferOptions {
    *
    * `auto` and `hybrid` use QUIC with known peers only, see `quicPeers` of {@link AutoOptions}.
    */
-  readonly protocol: ProtocolChoice;
+  readonly protocol?: ProtocolChoice | undefined;
   /**
    * Authentication of peers by TLS.
    *
@@ -58,43 +59,40 @@ export interface DownloaderOptions extends TransferOptions {
    * If none of them is set, `auto` and `hybrid` use `apiTls` for gRPC. After a rejected certificate
    * they try the next protocol.
    */
-  readonly tls?: TlsClientOptions;
+  readonly tls?: TlsClientOptions | undefined;
   /**
    * Authentication of parents on the Dragonfly gRPC API, which lists the pieces that a parent has
    * of a task. Default: the value of `tls` for protocol `grpc`, else plaintext, like dfdaemon.
    */
-  readonly apiTls?: TlsClientOptions;
+  readonly apiTls?: TlsClientOptions | undefined;
   /**
    * QUIC congestion control, datagram size, windows and timeouts. For the defaults see
    * {@link QuicTuning}.
    */
-  readonly quic?: QuicTuning;
+  readonly quic?: QuicTuning | undefined;
   /**
    * Usual port of each protocol, for `auto` and `hybrid`. If a peer is given as `host:port` with
    * one of these ports, the others are used for the other protocols. Default: the ports of stock
    * Dragonfly.
    */
-  readonly ports?: Partial<ProtocolPorts>;
+  readonly ports?: Partial<ProtocolPorts> | undefined;
   /**
    * Options for the protocol selection of `auto` and `hybrid`. For the defaults see
    * {@link AutoOptions}.
    */
-  readonly auto?: AutoOptions;
+  readonly auto?: AutoOptions | undefined;
   /**
    * Called with each protocol that `auto` selects for a peer, and the reason. Exceptions of the
    * callback are ignored. Default: none.
    */
-  readonly onProtocol?: (event: ProtocolEvent) => void;
+  readonly onProtocol?: ((event: ProtocolEvent) => void) | undefined;
 }
 
 /**
  * Type of a function that creates downloaders, such as `createDownloader`. The name is from
  * Dragonfly's design document.
  */
-export type DownloaderFactory = (options: DownloaderOptions) => PieceDownloader;
-
-/** Type of a function that creates downloaders of pieces and of whole tasks. */
-export type TaskDownloaderFactory = (options: DownloaderOptions) => TaskDownloader;
+export type DownloaderFactory = (options?: DownloaderOptions) => Downloader;
 
 /**
  * Transports of a runtime for downloaders. Each loader runs once per downloader, at the first use
@@ -119,6 +117,11 @@ export interface Bindings {
    * Absent: the callers of `downloadTask` must give the length of the task and of its pieces.
    */
   directory?(settings: DownloaderSettings, tls: TlsClientOptions | undefined): ClosableDirectory;
+  /**
+   * Creates the sink of a file, for the option `to` of `downloadTask`. Absent: the runtime has no
+   * files, and a path is rejected with `Unavailable`.
+   */
+  fileSink?(path: string | URL): TaskSink;
 }
 
 /** Options of {@link Bindings.quic}, which loads a QUIC transport. */
@@ -150,13 +153,18 @@ export interface QuicBindingOptions {
  * ```
  *
  */
-export function downloaderFactory(bindings: Bindings): TaskDownloaderFactory {
-  return (options) => {
+export function downloaderFactory(bindings: Bindings): DownloaderFactory {
+  return (options = {}) => {
     const settings = downloaderSettings(options, bindings.runtime);
-    const choice = requireProtocolChoice(options.protocol);
+    const choice = requireProtocolChoice(options.protocol ?? "auto");
     const pieces = pieceSourceFor(choice, options, bindings, settings);
     const apiTls = options.apiTls ?? (choice === "grpc" ? options.tls : undefined);
-    return new TaskDownloader(pieces, bindings.directory?.(settings, apiTls), settings);
+    return new TaskDownloader(
+      pieces,
+      bindings.directory?.(settings, apiTls),
+      settings,
+      bindings.fileSink,
+    );
   };
 }
 

@@ -2,8 +2,8 @@ import type { Piece } from "../piece.ts";
 import type { TaskSource } from "../task/source.ts";
 import { addressFor, type PeerAddresses } from "../transport/peer-address.ts";
 import type { Protocol } from "../transport/protocol.ts";
-import type { AutoDownloader, PeerPieceRequest } from "./auto/downloader.ts";
-import type { CallOptions, PieceDownloader } from "./downloader.ts";
+import type { AutoDownloader, PieceDownloadOptions } from "./auto/downloader.ts";
+import type { PieceDownloader } from "./downloader.ts";
 
 /**
  * Fetches single pieces, and pieces for task downloads. Uses one protocol, the best one for each
@@ -11,7 +11,7 @@ import type { CallOptions, PieceDownloader } from "./downloader.ts";
  */
 export interface PieceSource extends Omit<TaskSource, "directory"> {
   /** Requests a piece, see {@link PieceDownloader.downloadPiece}. */
-  downloadPiece(request: PeerPieceRequest, options?: CallOptions): Promise<Piece>;
+  downloadPiece(options: PieceDownloadOptions): Promise<Piece>;
   /** Closes all connections. Idempotent. */
   close(): Promise<void>;
 }
@@ -19,11 +19,11 @@ export interface PieceSource extends Omit<TaskSource, "directory"> {
 /** Creates a {@link PieceSource} that fetches all pieces over one protocol. */
 export function singleProtocolSource(protocol: Protocol, downloader: PieceDownloader): PieceSource {
   return {
-    downloadPiece: async (request, options) =>
-      downloader.downloadPiece({ ...request, addr: addressFor(request.addr, protocol) }, options),
+    downloadPiece: async (options) =>
+      downloader.downloadPiece({ ...options, addr: addressFor(options.addr, protocol) }),
     close: () => downloader.close(),
     fetchPiece: ({ addresses: _, ...request }, options) =>
-      downloader.downloadPiece(request, options),
+      downloader.downloadPiece({ ...request, ...options }),
     resolve: (addr) => addressFor(addr, protocol),
     addressOf: ({ tcpAddr, quicAddr }) => (protocol === "quic" ? quicAddr : tcpAddr),
     speaksApi: protocol === "grpc",
@@ -35,12 +35,12 @@ export function singleProtocolSource(protocol: Protocol, downloader: PieceDownlo
  */
 export function autoSource(downloader: AutoDownloader): PieceSource {
   return {
-    downloadPiece: (request, options) => downloader.downloadPiece(request, options),
+    downloadPiece: (options) => downloader.downloadPiece(options),
     close: () => downloader.close(),
     fetchPiece: ({ addresses, addr, protocol, ...request }, options) => {
-      const peerRequest = { ...request, addr: addresses ?? addr };
-      if (protocol === undefined) return downloader.downloadPiece(peerRequest, options);
-      return downloader.downloadOver(protocol, peerRequest, options);
+      const peerRequest = { ...request, ...options, addr: addresses ?? addr };
+      if (protocol === undefined) return downloader.downloadPiece(peerRequest);
+      return downloader.downloadOver(protocol, peerRequest);
     },
     resolve: (addr) => downloader.resolve(addr),
     excluded: (addr) => downloader.excluded(addr),

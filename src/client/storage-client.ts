@@ -5,7 +5,7 @@ import { formatAddress } from "../transport/address.ts";
 import type { ProtocolChoice } from "../transport/protocol.ts";
 import { downloaderOptions as configuredOptions } from "./configured.ts";
 import type { CallOptions, PieceDownloader } from "./downloader.ts";
-import type { DownloaderFactory, DownloaderOptions } from "./factory.ts";
+import type { DownloaderOptions } from "./factory.ts";
 
 /**
  * Options of {@link StorageClient}. An option given here takes precedence over the same setting in
@@ -18,20 +18,18 @@ export interface StorageClientOptions extends Omit<DownloaderOptions, "protocol"
    */
   readonly config: Config;
   /** Function `createDownloader` of the entry point for this runtime. */
-  readonly createDownloader: DownloaderFactory;
-  /** Id of the requesting host, sent over gRPC only. Default `vortex-peer`. */
-  readonly hostId?: string;
+  readonly createDownloader: (options: DownloaderOptions) => PieceDownloader;
   /**
    * Returns the `host:port` where the peer with this id serves `protocol`. Default: for every peer,
    * the address `storage.server.ip` with the configured port of the protocol.
    */
-  readonly addressOf?: (peerId: string, protocol: ProtocolChoice) => string;
+  readonly addressOf?: ((peerId: string, protocol: ProtocolChoice) => string) | undefined;
 }
 
 /** Options of one call of {@link StorageClient.downloadPiece}. */
 export interface StorageCallOptions extends CallOptions {
   /** Kind of the task that the piece belongs to. Default `standard`. */
-  readonly kind?: PieceKind;
+  readonly kind?: PieceKind | undefined;
 }
 
 /**
@@ -56,14 +54,12 @@ export class StorageClient {
   /** Protocol over which pieces are fetched, from the configuration. */
   readonly protocol: ProtocolChoice;
   readonly #downloader: PieceDownloader;
-  readonly #hostId: string;
   readonly #addressOf: (peerId: string, protocol: ProtocolChoice) => string;
 
   /** @throws `InvalidArgument` if an option is out of its range */
   constructor(options: StorageClientOptions) {
-    const { config, createDownloader, hostId, addressOf, ...downloaderOptions } = options;
+    const { config, createDownloader, addressOf, ...downloaderOptions } = options;
     this.protocol = config.download.protocol;
-    this.#hostId = hostId ?? "vortex-peer";
     this.#addressOf = addressOf ?? ((_peerId, protocol) => configuredAddress(config, protocol));
     this.#downloader = createDownloader({
       ...configuredOptions(config),
@@ -95,17 +91,14 @@ export class StorageClient {
     const { kind, ...callOptions } = options;
     const number = pieceNumber(taskId, pieceId);
     const addr = this.#addressOf(peerId, this.protocol);
-    return this.#downloader.downloadPiece(
-      {
-        addr,
-        hostId: this.#hostId,
-        taskId,
-        number,
-        ...(kind && { kind }),
-        ...(range && { range }),
-      },
-      callOptions,
-    );
+    return this.#downloader.downloadPiece({
+      ...callOptions,
+      addr,
+      taskId,
+      number,
+      ...(kind && { kind }),
+      ...(range && { range }),
+    });
   }
 
   /** Closes all connections. Pending requests fail with `Closed`. Idempotent. */

@@ -14,18 +14,18 @@ export interface StorageServerOptions extends ServerOptions {
   /** Store that contains the pieces to serve. */
   readonly store: PieceStore;
   /** Local address to listen on. Default `0.0.0.0`, all IPv4 addresses of this host. */
-  readonly host?: string;
+  readonly host?: string | undefined;
   /**
    * Serves the Vortex protocol over QUIC at the UDP port `port`; port 0 selects a free port. Stock
    * Dragonfly peers use 4006. The other fields are QUIC transport parameters. Default: the server
    * does not listen for QUIC.
    */
-  readonly quic?: { readonly port: number } & QuicTuning;
+  readonly quic?: ({ readonly port: number } & QuicTuning) | undefined;
   /**
    * Serves the Vortex protocol over TCP at the port `port`; port 0 selects a free port. Stock
    * Dragonfly peers use 4005. Default: the server does not listen for Vortex over TCP.
    */
-  readonly tcp?: { readonly port: number };
+  readonly tcp?: { readonly port: number } | undefined;
   /**
    * Serves the Dragonfly API over gRPC at the port `port`; port 0 selects a free port. Stock
    * Dragonfly peers use 4000. Default: the server does not listen for gRPC.
@@ -34,25 +34,27 @@ export interface StorageServerOptions extends ServerOptions {
    * - `tls`: true to use TLS with the certificate in the option {@link tls}. Default false:
    *   plaintext HTTP/2, like dfdaemon with its default configuration.
    */
-  readonly grpc?: { readonly port: number; readonly host?: string; readonly tls?: boolean };
+  readonly grpc?:
+    | { readonly port: number; readonly host?: string | undefined; readonly tls?: boolean }
+    | undefined;
   /**
    * Certificate and client authentication for QUIC, and for gRPC with `grpc.tls`. Does not apply to
    * TCP or to plaintext gRPC. Default: a new self-signed certificate; clients may pin its
    * fingerprint.
    */
-  readonly tls?: TlsServerOptions;
+  readonly tls?: TlsServerOptions | undefined;
   /**
    * IP address at which peers reach this host. The server sends it in gRPC responses, together with
    * the TCP and QUIC ports of its Vortex servers. Default: the local address of the gRPC connection
    * on which the request arrived. Set this option if peers use another address, for example behind
    * NAT.
    */
-  readonly advertisedIp?: string;
+  readonly advertisedIp?: string | undefined;
   /**
    * Host name from which the server builds the host ID and peer ID in its gRPC responses. Default
    * `vortex-peer`.
    */
-  readonly hostname?: string;
+  readonly hostname?: string | undefined;
 }
 
 /** Server of one protocol (QUIC, TCP or gRPC); a {@link StorageServer} consists of up to three. */

@@ -19,19 +19,19 @@ const CHUNK_BYTES = 256 * 1024;
 /** Options of a task in a {@link MemoryPieceStore}. */
 export interface MemoryTaskOptions {
   /** Kind of the task. Default `standard`. */
-  readonly kind?: PieceKind;
+  readonly kind?: PieceKind | undefined;
   /**
    * Length in bytes of every piece except the last, which may be shorter. Default: the length that
    * stock Dragonfly chooses, see `pieceLengthFor`.
    */
-  readonly pieceLength?: number;
+  readonly pieceLength?: number | undefined;
   /** Time at which the task was created, in Unix seconds. Default 0. */
-  readonly createdAtSeconds?: bigint;
+  readonly createdAtSeconds?: bigint | undefined;
   /**
    * Digest of the complete content in the form `algorithm:encoded`, such as `sha256:…`. The server
    * sends it to peers. The store does not verify it. Default: none.
    */
-  readonly digest?: string;
+  readonly digest?: string | undefined;
 }
 
 /** Handle to add pieces to a task that a {@link MemoryPieceStore} serves already. */

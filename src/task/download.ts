@@ -3,6 +3,7 @@ import { abortedError, VortexError, withAddress } from "../errors.ts";
 import { onAbort } from "../on-abort.ts";
 import { type Piece, requireInteger } from "../piece.ts";
 import { RateLimiter } from "../rate-limiter.ts";
+import type { Resolved } from "../resolved.ts";
 import type { Clock, Timer } from "../runtime.ts";
 import { beginOperation, type Operation } from "../telemetry.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
@@ -20,19 +21,11 @@ import { retryDecision } from "./retry-decision.ts";
 import { RoundPlanner } from "./round-planner.ts";
 import { type RouteState, reasonsOf } from "./route.ts";
 import { type Attempt, Scheduler } from "./scheduler.ts";
-import type { SinkPiece, SinkSession } from "./sink.ts";
+import type { SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 import type { SlotHolder } from "./slots.ts";
 import type { SharedLimits, TaskSettings, TaskSource } from "./source.ts";
 import { TaskStore } from "./store.ts";
-import type {
-  TaskDownload,
-  TaskDownloadOptions,
-  TaskEvent,
-  TaskProgress,
-  TaskReport,
-  TaskRequest,
-  Verified,
-} from "./task.ts";
+import type { TaskDownloadOptions, TaskEvent, TaskProgress, TaskReport, Verified } from "./task.ts";
 import { TransferStats } from "./transfer-stats.ts";
 
 /**
@@ -76,10 +69,18 @@ interface OpenDownload {
   readonly hasher: ContiguousHasher;
 }
 
-/** {@link TaskDownloadOptions} with every default filled in. */
-type ResolvedOptions = TaskDownloadOptions &
-  Required<
-    Pick<TaskDownloadOptions, "concurrentPieceCount" | "pieceTimeout" | "stallTimeout" | "patience">
+/** Options of a {@link Download}, which writes to a sink. */
+export interface DownloadOptions extends TaskDownloadOptions {
+  readonly to: TaskSink;
+}
+
+/** {@link DownloadOptions} with every default filled in. */
+type ResolvedOptions = DownloadOptions &
+  Resolved<
+    Pick<
+      DownloadOptions,
+      "hostId" | "kind" | "concurrentPieceCount" | "pieceTimeout" | "stallTimeout" | "patience"
+    >
   >;
 
 /**
@@ -100,13 +101,11 @@ type ResolvedOptions = TaskDownloadOptions &
  * After a failed round, the next round uses other parents, if the digest of the whole content is
  * known. Any other failure ends the download in `#close`.
  */
-export class Download implements TaskDownload {
+export class Download {
   /** Resolves with the report of the successful download, or rejects with its error. */
   readonly done: Promise<TaskReport>;
   /** Store that serves the verified pieces to other peers during the download. */
   readonly store: TaskStore;
-  /** Task and parents, as given by the caller. */
-  readonly #request: TaskRequest;
   /** Options of the caller, with every default filled in. */
   readonly #options: ResolvedOptions;
   /** Transport that fetches pieces from parents. */
@@ -132,6 +131,8 @@ export class Download implements TaskDownload {
    * download.
    */
   readonly #ending = new AbortController();
+  /** Aborts the completion of the sink, if the download is ended meanwhile. */
+  readonly #finishing = new AbortController();
   /** Promises that must settle before the sink is closed. */
   readonly #background = new Set<Promise<unknown>>();
   /**
@@ -181,23 +182,21 @@ export class Download implements TaskDownload {
    */
   #endRound: (unavailable: VortexError | undefined) => void = () => {};
 
-  /** @throws `InvalidArgument` if the request or an option is invalid */
+  /** @throws `InvalidArgument` if an option is invalid */
   constructor(
-    request: TaskRequest,
-    options: TaskDownloadOptions,
+    options: DownloadOptions,
     source: TaskSource,
     settings: TaskSettings,
     shared: SharedLimits,
   ) {
-    const { taskId, kind = "standard", range, digest } = request;
+    const { taskId, kind = "standard", range, digest } = options;
     const { clock } = settings.runtime;
-    this.#request = request;
     this.#source = source;
     this.#settings = settings;
     this.#shared = shared;
     this.#clock = clock;
     this.#options = resolveOptions(options, settings);
-    const layout = TaskLayout.known({ taskId, kind, range }, request);
+    const layout = TaskLayout.known({ taskId, kind, range }, options);
     const givenDigest = digest === undefined ? undefined : parseDigest(digest);
     if (givenDigest !== undefined && range !== undefined) {
       const { start, end = "the end" } = range;
@@ -215,7 +214,7 @@ export class Download implements TaskDownload {
     const apiDefault =
       layout !== undefined ? "no" : source.speaksApi ? "same-address" : "same-host";
     this.#parents = new Map(
-      parentsOf(request.parents, apiDefault, (addr) => source.resolve?.(addr) ?? addr).map(
+      parentsOf(options.parents, apiDefault, (addr) => source.resolve?.(addr) ?? addr).map(
         (parent) => [parent.name, { ...parent }],
       ),
     );
@@ -230,7 +229,7 @@ export class Download implements TaskDownload {
       kind,
     });
     this.#discovery = new ParentDiscovery({
-      request,
+      request: this.#options,
       source,
       digest: givenDigest,
       maxPieceLength: settings.maxPieceLength,
@@ -252,8 +251,7 @@ export class Download implements TaskDownload {
       ({ bytes }) => this.#operation?.end({ bytes }),
       (error: VortexError) => this.#operation?.end({ error }),
     );
-    // The caller may use only the sink or stream and ignore `done`; this must not raise an
-    // unhandled rejection.
+    // The handles of the download report the rejection.
     this.done.catch(() => {});
   }
 
@@ -268,19 +266,12 @@ export class Download implements TaskDownload {
     this.#wake();
   }
 
-  cancel(reason?: unknown): void {
-    this.end(
-      new VortexError("Aborted", `the download of task ${this.#request.taskId} was cancelled`, {
-        cause: reason,
-      }),
-    );
-  }
-
   /**
-   * Ends the download with an error. Does nothing if the download has already ended or all its
-   * pieces are stored: only the first error counts.
+   * Ends the download with an error. Does nothing if the download has already ended: only the first
+   * error counts. If all pieces are stored, only a sink that waits for others ends with the error.
    */
   end(error: VortexError): void {
+    if (this.#isFinishing) this.#finishing.abort(error);
     if (this.#isFinishing || this.#ending.signal.aborted) return;
     this.#ending.abort(error);
     this.#endRound(error);
@@ -312,7 +303,7 @@ export class Download implements TaskDownload {
     const { signal } = this.#options;
     const onCallerAbort = (): void => {
       if (signal !== undefined)
-        this.end(abortedError(signal, `the download of task ${this.#request.taskId}`));
+        this.end(abortedError(signal, `the download of task ${this.#options.taskId}`));
     };
     const unsubscribe = signal && onAbort(signal, onCallerAbort);
     if (signal?.aborted) onCallerAbort();
@@ -348,7 +339,7 @@ export class Download implements TaskDownload {
         : {
             level: "whole",
             digest: formatDigest(digest),
-            by: this.#request.digest === undefined ? "parents" : "caller",
+            by: this.#options.digest === undefined ? "parents" : "caller",
           };
     return this.#stats.report(this.#clock.now(), layout, verified, scheduler.routes);
   }
@@ -579,7 +570,7 @@ export class Download implements TaskDownload {
       this.#discardOnAbort = mismatch !== undefined;
       throw mismatch ?? failure;
     }
-    await session.finish();
+    await session.finish({ signal: this.#finishing.signal });
     this.store.complete(open.digest && formatDigest(open.digest));
     // The download can no longer fail. Stop receiving announcements from the parents.
     this.#ending.abort(new VortexError("Closed", "the download is done"));
@@ -646,6 +637,8 @@ export class Download implements TaskDownload {
     for (const piece of kept) this.#addPiece(piece, false, 0);
     this.#emit({ type: "restarted", parents, error: failure });
     this.#isChangingRound = false;
+    // The download was ended while the old content was being completed.
+    if (this.#finishing.signal.aborted) this.end(this.#finishing.signal.reason as VortexError);
     this.#finishIfDone();
     this.#wake();
     return true;
@@ -802,8 +795,7 @@ export class Download implements TaskDownload {
       );
     const target =
       typeof address === "string" ? { addr: address } : { addr: name, addresses: address };
-    const { hostId, taskId, kind = "standard" } = this.#request;
-    const { pieceTimeout } = this.#options;
+    const { hostId, taskId, kind, pieceTimeout } = this.#options;
     const fetch = (): Promise<Piece> =>
       this.#source.fetchPiece(
         { ...target, ...(protocol && { protocol }), hostId, taskId, kind, number },
@@ -1020,8 +1012,10 @@ export class Download implements TaskDownload {
  *
  * @throws `InvalidArgument` if an option is out of range
  */
-function resolveOptions(options: TaskDownloadOptions, settings: TaskSettings): ResolvedOptions {
+function resolveOptions(options: DownloadOptions, settings: TaskSettings): ResolvedOptions {
   const {
+    hostId = settings.hostId,
+    kind = "standard",
     concurrentPieceCount = settings.concurrentPieceCount,
     pieceTimeout = settings.pieceTimeout,
     stallTimeout = settings.stallTimeout,
@@ -1031,7 +1025,15 @@ function resolveOptions(options: TaskDownloadOptions, settings: TaskSettings): R
   requireInteger("pieceTimeout", pieceTimeout, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("stallTimeout", stallTimeout, 1, Number.MAX_SAFE_INTEGER);
   requireInteger("patience", patience, 0, Number.MAX_SAFE_INTEGER);
-  return { ...options, concurrentPieceCount, pieceTimeout, stallTimeout, patience };
+  return {
+    ...options,
+    hostId,
+    kind,
+    concurrentPieceCount,
+    pieceTimeout,
+    stallTimeout,
+    patience,
+  };
 }
 
 /**

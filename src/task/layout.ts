@@ -35,7 +35,7 @@ export interface ListedPiece {
    * piece is verified by this digest instead of the digest that a parent announces. Default: the
    * announced digest.
    */
-  readonly digest?: string;
+  readonly digest?: string | undefined;
 }
 
 /**

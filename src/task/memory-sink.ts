@@ -9,7 +9,7 @@ export interface MemorySinkOptions {
    * Maximum number of requested bytes. A longer download fails with `StorageFailed`. Default: 1
    * GiB.
    */
-  readonly maxLength?: number;
+  readonly maxLength?: number | undefined;
 }
 
 /** Sink that keeps the whole content in memory. */
@@ -36,8 +36,7 @@ export interface MemorySink extends TaskSink {
  * const downloader = createDownloader({ protocol: "tcp" });
  * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";
  * const sink = memorySink();
- * const request = { taskId, hostId: "my-host", parents: ["10.0.0.7:4005"] };
- * await downloader.downloadTask(request, { to: sink }).done;
+ * await downloader.downloadTask({ taskId, parents: ["10.0.0.7:4005"], to: sink });
  * console.log(sink.bytes().length);
  * await downloader.close();
  * ```
@@ -68,7 +67,7 @@ export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): M
       if (whole === undefined)
         throw new VortexError(
           "InvalidArgument",
-          "bytes of the memory sink: expected a completed download, got none; await done first",
+          "bytes of the memory sink: expected a completed download, got none; await the download first",
         );
       return whole;
     },

@@ -1,5 +1,6 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { VortexError, withAddress } from "../errors.ts";
+import type { Resolved } from "../resolved.ts";
 import type { Clock } from "../runtime.ts";
 import { iterateInOperation, type Operation } from "../telemetry.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
@@ -11,7 +12,7 @@ import { retryDecision } from "./retry-decision.ts";
 import { backoffMs, MAX_FAILURES, MAX_PAUSE_MS, type RouteState } from "./route.ts";
 import { MAX_PATIENCE_PAUSE_MS } from "./scheduler.ts";
 import type { TaskSource } from "./source.ts";
-import type { TaskRequest } from "./task.ts";
+import type { TaskStreamOptions } from "./task.ts";
 
 /** Parent with the addresses that the request gives or the parent has announced so far. */
 export interface Parent extends KnownParent {
@@ -33,7 +34,8 @@ export interface DiscoveredTask {
 /** Dependencies and callbacks of {@link ParentDiscovery}. */
 export interface DiscoveryContext {
   /** Request of the caller. */
-  readonly request: TaskRequest;
+  readonly request: Pick<TaskStreamOptions, "taskId" | "range"> &
+    Resolved<Pick<TaskStreamOptions, "hostId" | "kind">>;
   /** Transport with the directory that sends requests to the parents. */
   readonly source: TaskSource;
   /** Digest of the whole content; undefined if the caller gave none. */
@@ -177,7 +179,7 @@ export class ParentDiscovery {
   /** Requests the layout from a parent once, and validates the response. */
   async #stat(parent: Parent): Promise<Answer> {
     const { request, source, digest: wanted, maxPieceLength, signal, operation } = this.#context;
-    const { taskId, hostId, kind = "standard", range } = request;
+    const { taskId, hostId, kind, range } = request;
     const { directory } = source;
     const { apiAddr } = parent;
     if (directory === undefined)
@@ -295,7 +297,7 @@ export class ParentDiscovery {
     onPiece: () => void,
   ): Promise<void> {
     const { request, source, signal, operation, onChange } = this.#context;
-    const { taskId, hostId, kind = "standard" } = request;
+    const { taskId, hostId, kind } = request;
     const { directory } = source;
     if (directory === undefined || parent.apiAddr === undefined) return;
     const numbers = Array.from({ length: layout.wantedCount }, (_, index) => layout.first + index);

@@ -151,8 +151,12 @@ export interface SinkSession {
    * chunk.
    */
   advance(position: number): Promise<void>;
-  /** Publishes the content, which is complete and verified. */
-  finish(): Promise<void>;
+  /**
+   * Publishes the content, which is complete and verified. If `options.signal` aborts, the caller
+   * no longer waits for the content. A session that waits for others must reject then; one that
+   * only completes its own work may ignore the signal.
+   */
+  finish(options: { readonly signal: AbortSignal }): Promise<void>;
   /**
    * Ends a failed or cancelled download. The session may keep the committed pieces for a later
    * download. If `discard` is true, it must delete them, since they are known to contain wrong

@@ -94,6 +94,8 @@ export interface TaskSource {
 
 /** Settings that apply to all downloads of one downloader, with every default filled in. */
 export interface TaskSettings {
+  /** ID of the requesting host, for requests that give none. */
+  readonly hostId: string;
   /** Maximum number of pieces in flight per download. */
   readonly concurrentPieceCount: number;
   /** Maximum number of requests in flight to one parent, across all tasks. */

@@ -1,6 +1,7 @@
 import { VortexError } from "../errors.ts";
 import { PieceBuffers } from "./piece-buffers.ts";
 import type { SinkLayout, SinkOpenOptions, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
+import type { StreamLayout } from "./task.ts";
 
 /**
  * Maximum number of bytes that are requested ahead of the reader. If two pieces are longer, their
@@ -21,6 +22,8 @@ const CHUNK_BYTES = 256 * 1024;
 export class StreamSink implements TaskSink {
   /** Stream of the content in order, see `TaskStream.content`. */
   readonly content: ReadableStream<Uint8Array>;
+  /** Called with the lengths and digest of the task when the sink is opened. */
+  readonly #onLayout: (layout: StreamLayout) => void;
   /** Session of the download; undefined until the sink is opened. */
   #session: StreamSession | undefined;
   /** Controller of the stream. */
@@ -35,7 +38,8 @@ export class StreamSink implements TaskSink {
   /** True once the stream is closed, failed or cancelled. */
   #ended = false;
 
-  constructor() {
+  constructor(onLayout: (layout: StreamLayout) => void = () => {}) {
+    this.#onLayout = onLayout;
     this.content = new ReadableStream<Uint8Array>(
       {
         start: (controller) => {
@@ -69,6 +73,8 @@ export class StreamSink implements TaskSink {
       throw new VortexError("InvalidArgument", "stream sink: expected one download, got a second");
     const session = new StreamSession(layout, options, (error) => this.fail(error));
     this.#session = session;
+    const { contentLength, start, length } = layout;
+    this.#onLayout({ contentLength, start, length, digest: options.digest });
     if (this.#cancelled !== undefined) session.cancel(this.#cancelled.reason);
     this.#onOpen?.();
     return session;

@@ -14,7 +14,7 @@ export interface TaskParent {
    * Address for piece requests: one `host:port` for the protocol of the downloader, or one address
    * per protocol. Default: the address that the peer announces with its pieces.
    */
-  readonly addr?: PeerAddress;
+  readonly addr?: PeerAddress | undefined;
   /**
    * Address of the peer's Dragonfly gRPC API, `host:port`. The download requests the list of the
    * peer's pieces there, and requests only listed pieces from the peer.
@@ -23,25 +23,28 @@ export interface TaskParent {
    * for a downloader over gRPC. Otherwise no list is requested, and the peer is assumed to have all
    * pieces.
    */
-  readonly apiAddr?: string;
+  readonly apiAddr?: string | undefined;
 }
 
 /**
- * Task to download, and the parents to download it from. If the request has neither `contentLength`
- * nor `pieces`, the lengths are requested from the parents.
+ * Options of `streamTask`: the task, the parents to download it from, and limits. If neither
+ * `contentLength` nor `pieces` is given, the lengths are requested from the parents.
  */
-export interface TaskRequest extends KnownLayout {
+export interface TaskStreamOptions extends KnownLayout {
   /** ID of the task, 64 characters. Dragonfly uses hex digits. */
   readonly taskId: string;
-  /** ID of the requesting host, sent with every Dragonfly API request. */
-  readonly hostId: string;
+  /**
+   * ID of the requesting host, sent with every Dragonfly API request. Default: the value of the
+   * downloader.
+   */
+  readonly hostId?: string | undefined;
   /**
    * Peers that have the whole task or some of its pieces. At least one is required. A string is
    * short for `{ addr }`.
    */
   readonly parents: readonly (string | TaskParent)[];
   /** Kind of the task. Default `standard`. */
-  readonly kind?: PieceKind;
+  readonly kind?: PieceKind | undefined;
   /**
    * Expected digest of the whole content, as `algorithm:encoded` with `crc32`, `sha256` or
    * `sha512`. The content is verified by this digest. A parent with wrong content then cannot fail
@@ -51,43 +54,39 @@ export interface TaskRequest extends KnownLayout {
    * If no digest is known, two parents with different contents fail the download with
    * `DigestMismatch`.
    */
-  readonly digest?: string;
+  readonly digest?: string | undefined;
   /**
    * Byte range of the content to download. Only pieces that overlap the range are requested, and
    * the sink receives only bytes of the range. Default: the whole content. Cannot be combined with
    * `digest`, since the digest of the whole content cannot verify a part of it.
    */
-  readonly range?: ByteRange;
-}
-
-/** Options of one download. */
-export interface TaskOptions {
+  readonly range?: ByteRange | undefined;
   /**
    * Aborts the download immediately, with the error code `Aborted`. A file sink keeps the pieces,
    * so that a later download can resume. Default: no signal.
    */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
   /**
    * Rate limit of this download in bytes/s, at least 1. The rate limit of the downloader applies as
    * well. Default: only the rate limit of the downloader.
    */
-  readonly rateLimit?: number;
+  readonly rateLimit?: number | undefined;
   /**
    * Maximum number of pieces in flight, 1 to 1,024. Over gRPC, the pieces in flight have at most 16
    * MiB in total, unless a single piece is longer. Default: the value of the downloader, 8.
    */
-  readonly concurrentPieceCount?: number;
+  readonly concurrentPieceCount?: number | undefined;
   /**
    * Timeout in ms for one piece, from its request to its last byte. Delays by a rate limit or by
    * the sink do not count. Default: the value of the downloader.
    */
-  readonly pieceTimeout?: number;
+  readonly pieceTimeout?: number | undefined;
   /**
    * Maximum silence of a parent in ms while bytes are expected from it. The attempt fails when it
    * is exceeded. After a quarter of this time, the piece is also requested from another parent.
    * Default: the value of the downloader.
    */
-  readonly stallTimeout?: number;
+  readonly stallTimeout?: number | undefined;
   /**
    * Maximum time in ms to wait for the recovery of parents, once all parents that could deliver
    * missing pieces have failed. A parent has failed if it is unreachable, refuses requests,
@@ -97,41 +96,49 @@ export interface TaskOptions {
    * With 0, the download fails once each parent has failed five times in a row, after about 3 s. A
    * parent that sent wrong bytes is never retried. Default: the value of the downloader, 60,000.
    */
-  readonly patience?: number;
+  readonly patience?: number | undefined;
   /**
    * Called with the progress at most ten times a second, and once at the end. Default: no listener.
    */
-  readonly onProgress?: (progress: TaskProgress) => void;
+  readonly onProgress?: ((progress: TaskProgress) => void) | undefined;
   /** Called with each event of the download. Default: no listener. */
-  readonly onEvent?: (event: TaskEvent) => void;
+  readonly onEvent?: ((event: TaskEvent) => void) | undefined;
 }
 
-/** Options of one download, including the sink that receives the content. */
-export interface TaskDownloadOptions extends TaskOptions {
+/** Destination of a download, see {@link TaskDownloadOptions.to}. */
+export type TaskDestination = string | URL | WritableStream<Uint8Array> | TaskSink;
+
+/** Options of `downloadTask`: those of `streamTask`, and the destination of the content. */
+export interface TaskDownloadOptions extends TaskStreamOptions {
   /**
-   * Sink that receives the content: `memorySink()`, `fileSink(path)`, or a custom {@link TaskSink}.
+   * Destination that receives the content.
+   *
+   * - A path or `file:` URL: the file, written as by `fileSink(path)`. Edge workers have no files:
+   *   `Unavailable`.
+   * - A `WritableStream`: receives the content in order, and is closed after its last byte. It is
+   *   aborted if the download fails. Must not be locked.
+   * - A {@link TaskSink}: `memorySink()`, `fileSink(path)` or a custom sink.
    */
-  readonly to: TaskSink;
+  readonly to: TaskDestination;
 }
 
-/** Handle of one running download. */
-export interface TaskDownload {
-  /**
-   * Resolves once the whole content is verified and available at its destination. Rejects with the
-   * {@link VortexError} that ended the download:
-   *
-   * - `DigestMismatch`: the content has the wrong digest, or two parents have different contents
-   *   and no known digest decides which content is right
-   * - `StorageFailed`: the sink failed
-   * - `Aborted`: the download was cancelled
-   * - `Closed`: the downloader was closed
-   * - `InvalidArgument`: the request does not fit the task
-   * - if all parents failed: the code of their errors, or `Unreachable` if the codes differ. The
-   *   message contains the error of every parent, and `cause` is an array of their errors.
-   *
-   * A rejection without a handler does not raise an unhandled rejection.
-   */
-  readonly done: Promise<TaskReport>;
+/**
+ * Running download: a promise of its report, with methods to observe and control it. To cancel the
+ * download, abort the option `signal`.
+ *
+ * Resolves once the whole content is verified and available at its destination. Rejects with the
+ * {@link VortexError} that ended the download:
+ *
+ * - `InvalidArgument`: an option is invalid, or does not fit the task
+ * - `DigestMismatch`: the content has the wrong digest, or two parents have different contents and
+ *   no known digest decides which content is right
+ * - `StorageFailed`: the destination failed
+ * - `Aborted`: the signal aborted
+ * - `Closed`: the downloader was closed
+ * - if all parents failed: the code of their errors, or `Unreachable` if the codes differ. The
+ *   message contains the error of every parent, and `cause` has their errors.
+ */
+export interface TaskDownload extends Promise<TaskReport> {
   /**
    * Store that serves the verified pieces to other peers during the download. After a successful
    * download it continues to serve them. After a failed download it serves nothing.
@@ -143,24 +150,58 @@ export interface TaskDownload {
   pause(): void;
   /** Requests pieces again after {@link pause}. Idempotent. */
   resume(): void;
-  /**
-   * Cancels the download. The promise `done` rejects with an `Aborted` error whose cause is
-   * `reason`. Idempotent.
-   */
-  cancel(reason?: unknown): void;
 }
 
-/** Handle of a download whose content is read as a stream. */
-export interface TaskStream extends TaskDownload {
+/** Running download whose content is read as a stream. */
+export interface TaskStream {
   /**
    * Content of the task in order. Only verified pieces are delivered, and the last chunk is
    * delivered only after the whole content is verified. If the download fails, the stream fails
    * with the same error. Backpressure applies: if the stream is not read, no further pieces are
-   * requested.
+   * requested. Cancelling the stream cancels the download.
    */
   readonly content: ReadableStream<Uint8Array>;
+  /**
+   * Report of the download, once all content has been read. Rejects like {@link TaskDownload}. A
+   * rejection without a handler does not raise an unhandled rejection, since `content` fails with
+   * the same error.
+   */
+  readonly report: Promise<TaskReport>;
+  /**
+   * Lengths and digest of the task, once they are known: at the latest when the first piece is
+   * requested. Rejects like {@link report}, and also without unhandled rejections.
+   */
+  readonly layout: Promise<StreamLayout>;
+  /**
+   * Store that serves the verified pieces to other peers while the reader has not consumed them.
+   */
+  readonly store: PieceStore;
   /** Reads `content` to its end and returns all its bytes. */
   bytes(): Promise<Uint8Array>;
+  /** Returns a snapshot of the progress. */
+  progress(): TaskProgress;
+  /** Stops requesting further pieces. Pieces in flight are completed. Idempotent. */
+  pause(): void;
+  /** Requests pieces again after {@link pause}. Idempotent. */
+  resume(): void;
+  /**
+   * Cancels the download with `Aborted` unless it has ended, and resolves once it has ended.
+   * Idempotent.
+   */
+  close(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** Lengths and digest of a task that is read as a stream. */
+export interface StreamLayout {
+  /** Length of the whole task in bytes. */
+  readonly contentLength: number;
+  /** Offset of the first requested byte within the content of the task, in bytes. */
+  readonly start: number;
+  /** Number of requested bytes. */
+  readonly length: number;
+  /** Digest of the whole content as `algorithm:encoded`; undefined if unknown. */
+  readonly digest: string | undefined;
 }
 
 /** State of a parent, or of one protocol of a parent, in a download. */
@@ -248,7 +289,7 @@ export interface TaskProgress {
   readonly paused: boolean;
   /**
    * Remaining time in ms to wait for the recovery of failed parents, see
-   * {@link TaskOptions.patience}. Undefined while any parent may deliver missing pieces.
+   * {@link TaskStreamOptions.patience}. Undefined while any parent may deliver missing pieces.
    */
   readonly patienceLeft: number | undefined;
   /** Statistics of each parent. */
@@ -294,7 +335,7 @@ export interface TaskReport {
   readonly parents: readonly ParentProgress[];
 }
 
-/** Event of a download, see {@link TaskOptions.onEvent}. */
+/** Event of a download, see {@link TaskStreamOptions.onEvent}. */
 export type TaskEvent =
   /**
    * The lengths of the task are known and the sink is open. Next, the `resumedPieces` pieces of an

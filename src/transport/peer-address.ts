@@ -8,11 +8,11 @@ import { type Protocol, protocols } from "./protocol.ts";
  */
 export interface PeerAddresses {
   /** Address of the peer's Vortex server over QUIC (UDP). Stock Dragonfly peers use port 4006. */
-  readonly quic?: string;
+  readonly quic?: string | undefined;
   /** Address of the peer's Vortex server over TCP. Stock Dragonfly peers use port 4005. */
-  readonly tcp?: string;
+  readonly tcp?: string | undefined;
   /** Address of the peer's gRPC server. Stock Dragonfly peers use port 4000. */
-  readonly grpc?: string;
+  readonly grpc?: string | undefined;
 }
 
 /**

@@ -17,7 +17,7 @@ export interface QuicTuning {
    * Default: `bbr`, with two exceptions. `node:quic` uses CUBIC while the round-trip time is below
    * 1.5 ms. Deno's QUIC uses CUBIC for a server that listens on loopback.
    */
-  readonly congestionControl?: "bbr" | "cubic";
+  readonly congestionControl?: "bbr" | "cubic" | undefined;
   /**
    * Maximum length of the payload of a sent UDP datagram, in bytes, 1,200 to 16,383. Larger
    * datagrams are faster, because most of the cost is per datagram.
@@ -26,38 +26,38 @@ export interface QuicTuning {
    * later, the length falls back to 1,350 bytes. Default `auto`: 16,000 bytes if the peer is on the
    * same host, else 1,452 bytes.
    */
-  readonly udpPayloadSize?: number | "auto";
+  readonly udpPayloadSize?: number | "auto" | undefined;
   /**
    * Flow control window of a stream, in bytes, at least 16 KiB. It limits the throughput at a long
    * round-trip time, and the memory for data that a slow reader has not read. Default 16 MiB.
    */
-  readonly streamWindow?: number;
+  readonly streamWindow?: number | undefined;
   /**
    * Flow control window of a connection over all its streams, in bytes, at least 16 KiB. It limits
    * throughput and memory like {@link streamWindow}. Default 24 MiB.
    */
-  readonly connectionWindow?: number;
+  readonly connectionWindow?: number | undefined;
   /**
    * Size of the send buffer and of the receive buffer of the UDP socket, in bytes, 4 KiB to 1 GiB.
    * Large buffers prevent packet loss in bursts. The kernel may allocate less. Default 4 MiB.
    */
-  readonly socketBuffer?: number;
+  readonly socketBuffer?: number | undefined;
   /**
    * Number of received datagrams after which an acknowledgement is sent, 1 to 64. Default 8. Even
    * with fewer datagrams, an acknowledgement is sent after 1 ms. A high number saves packets on
    * both sides; a low number reports losses sooner.
    */
-  readonly ackThreshold?: number;
+  readonly ackThreshold?: number | undefined;
   /**
    * Time without any packet from the peer after which the connection counts as lost, in ms, 100 to
    * 3,600,000. Default 60,000, like dfdaemon.
    */
-  readonly idleTimeout?: number;
+  readonly idleTimeout?: number | undefined;
   /**
    * Time without any packet after which a client sends a PING frame, in ms, 50 to 3,600,000.
    * Default 3,000, like dfdaemon.
    */
-  readonly keepAlive?: number;
+  readonly keepAlive?: number | undefined;
   /** Maximum duration of the handshake, in ms, 100 to 600,000. Default 10,000. */
-  readonly handshakeTimeout?: number;
+  readonly handshakeTimeout?: number | undefined;
 }

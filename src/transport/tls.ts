@@ -7,30 +7,30 @@ export interface TlsClientOptions {
    * Certificates of the authorities to trust in place of those that the runtime trusts, PEM.
    * Default: the authorities of the runtime.
    */
-  readonly ca?: string;
+  readonly ca?: string | undefined;
   /**
    * SHA-256 fingerprints in hex, with or without colons. The server's own certificate must match
    * one of them. With this option, host name, issuer and validity period are not checked. Default:
    * fingerprints are not checked.
    */
-  readonly fingerprints?: readonly string[];
+  readonly fingerprints?: readonly string[] | undefined;
   /**
    * False to accept any server certificate, like stock Dragonfly clients. An on-path attacker can
    * then impersonate the server. Default: the certificate is verified.
    */
-  readonly verify?: false;
+  readonly verify?: false | undefined;
   /**
    * Host name that the client sends in the SNI extension, and for which the server's certificate
    * must be valid. Default: the host that the client dials.
    */
-  readonly serverName?: string;
+  readonly serverName?: string | undefined;
   /**
    * Certificate chain that the client presents if the server requests it, PEM. Requires `key`.
    * Default: no client certificate.
    */
-  readonly cert?: string;
+  readonly cert?: string | undefined;
   /** Private key of the certificate in `cert`, PEM. */
-  readonly key?: string;
+  readonly key?: string | undefined;
 }
 
 /**
@@ -90,18 +90,18 @@ export interface TlsServerOptions {
    * Certificate chain that the server presents, PEM. Requires `key`. Default: a self-signed
    * certificate.
    */
-  readonly cert?: string;
+  readonly cert?: string | undefined;
   /** Private key of the certificate in `cert`, PEM. */
-  readonly key?: string;
+  readonly key?: string | undefined;
   /**
    * Storage for the self-signed certificate. It cannot be combined with `cert`. A stored
    * certificate that expires within a day is replaced. Default: none, so the server creates a new
    * certificate at each start.
    */
-  readonly identityStore?: IdentityStore;
+  readonly identityStore?: IdentityStore | undefined;
   /**
    * Certificates of the authorities that may issue client certificates, PEM. With this option, each
    * client must present a certificate from one of them. Default: clients need no certificate.
    */
-  readonly clientCa?: string;
+  readonly clientCa?: string | undefined;
 }

@@ -63,7 +63,7 @@ for (const version of dfdaemonVersions) {
             const request = { addr: addresses, hostId, taskId: id, number: 0 };
             const outcomes = [1, 2, 5, 20, 1000].map((ms) =>
               downloader
-                .downloadPiece(request, { signal: AbortSignal.timeout(ms) })
+                .downloadPiece({ ...request, signal: AbortSignal.timeout(ms) })
                 .then((piece) => piece.cancel()),
             );
             await Promise.allSettled(outcomes);
@@ -105,7 +105,12 @@ describe("a failed QUIC handshake, by a client that offers ALPN", () => {
       try {
         const { createDownloader } = await runtimeEntry();
         await using downloader = createDownloader({ protocol: "quic", tls: { verify: false } });
-        const request = { addr: lab.addresses.quic, hostId, taskId: "a1".repeat(32), number: 0 };
+        const request = {
+          addr: lab.addresses.quic ?? "",
+          hostId,
+          taskId: "a1".repeat(32),
+          number: 0,
+        };
         await assert.rejects(downloader.downloadPiece(request), VortexError);
         if (survives) assert.ok(lab.isAlive());
         else await lab.ended;

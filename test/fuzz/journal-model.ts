@@ -7,7 +7,7 @@ import type { DigestAlgorithm } from "../../src/digest/hasher.ts";
 import { portableHashers } from "../../src/digest/hasher.ts";
 import type { PieceKind } from "../../src/piece.ts";
 import type { KnownLayout } from "../../src/task/layout.ts";
-import type { TaskRequest } from "../../src/task/task.ts";
+import type { TaskStreamOptions } from "../../src/task/task.ts";
 import { seededBytes } from "../support/random.ts";
 
 /** Parameters of a download. */
@@ -54,7 +54,7 @@ export interface Files {
 
 /** Request and expected data derived from a {@link Plan}. */
 export interface Task {
-  readonly request: TaskRequest;
+  readonly request: TaskStreamOptions;
   readonly content: Uint8Array;
   /** Expected content of the output file. */
   readonly wanted: Uint8Array;

@@ -518,8 +518,11 @@ async function download(
   );
   const fetcher = new TaskFetcher(parents, taskSettings({ concurrentPieceCount: concurrency }));
   const to = fileSink(path);
-  const handle = fetcher.downloadTask(task.request, {
+  const ending = new AbortController();
+  const handle = fetcher.downloadTask({
+    ...task.request,
     to,
+    signal: ending.signal,
     onEvent: (event) => {
       if (event.type === "started") {
         events.found = event.resumedPieces;
@@ -546,22 +549,22 @@ async function download(
         allPieces: count === task.parts.length,
         events: { ...events, fetched: [...events.fetched] },
       };
-      if (!killed.allPieces) handle.cancel();
+      if (!killed.allPieces) ending.abort();
     },
   });
   // The fake clock does not advance: a download must not wait for a timer.
   const [report, error] = await settled(handle);
-  const [, used] = await settled(fetcher.downloadTask(task.request, { to }));
+  const [, used] = await settled(fetcher.downloadTask({ ...task.request, to }));
   assert.equal(used?.code, "InvalidArgument", "a sink is of one use");
   return { report, error, requested: parents.numbers(), events, store: handle.store, killed };
 }
 
 const honestParent = honest(200);
 
-function settled({
-  done,
-}: TaskDownload): Promise<[TaskReport | undefined, VortexError | undefined]> {
-  return done.then(
+function settled(
+  download: TaskDownload,
+): Promise<[TaskReport | undefined, VortexError | undefined]> {
+  return download.then(
     (report) => [report, undefined],
     (error: unknown) => {
       if (error instanceof VortexError) return [undefined, error];

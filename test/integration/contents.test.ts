@@ -12,7 +12,7 @@ import { VortexError } from "../../src/errors.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
-import type { TaskEvent, TaskRequest } from "../../src/task/task.ts";
+import type { TaskEvent, TaskStreamOptions } from "../../src/task/task.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import { assertRejects } from "../support/failures.ts";
@@ -169,7 +169,7 @@ describe("two peers with different contents of one length", () => {
           await using downloader = await downloaderFor(protocol, [one, other]);
           const path = join(directory, "out");
           const parents = [one.addr, other.addr];
-          const request: TaskRequest = {
+          const request: TaskStreamOptions = {
             taskId,
             hostId: "h",
             parents,
@@ -177,16 +177,13 @@ describe("two peers with different contents of one length", () => {
             pieceLength: PIECE_LENGTH,
           };
           const error = await assertRejects(
-            downloader.downloadTask(request, { to: fileSink(path) }).done,
+            downloader.downloadTask({ ...request, to: fileSink(path) }),
             "DigestMismatch",
           );
           for (const { addr } of [one, other])
             assert.ok(error.message.includes(addr), error.message);
           assert.deepEqual(readdirSync(directory), []);
-          const report = await downloader.downloadTask(
-            { ...request, digest },
-            { to: fileSink(path) },
-          ).done;
+          const report = await downloader.downloadTask({ ...request, digest, to: fileSink(path) });
           assert.deepEqual(report.verified, { level: "whole", digest, by: "caller" });
           assertFile(path, after);
         }),
@@ -215,7 +212,7 @@ describe("two peers with different contents of one length", () => {
             pieceLength: PIECE_LENGTH,
           };
           try {
-            await downloader.downloadTask(request, { to: sink }).done;
+            await downloader.downloadTask({ ...request, to: sink });
             // Right only if no piece of the first answers was needed.
             assert.equal(Buffer.compare(sink.bytes(), changed), 0, "the content is mixed");
           } catch (error) {
@@ -236,7 +233,7 @@ describe("two peers with different contents of one length", () => {
           await using downloader = await downloaderFor(protocol, [one, other]);
           const path = join(directory, "out");
           const parents = [one.addr, other.addr];
-          const request: TaskRequest = {
+          const request: TaskStreamOptions = {
             taskId,
             hostId: "h",
             parents,
@@ -249,7 +246,7 @@ describe("two peers with different contents of one length", () => {
             if (type === "hedged") hedged++;
           };
           const options = { to: fileSink(path), onEvent };
-          const report = await downloader.downloadTask(request, options).done;
+          const report = await downloader.downloadTask({ ...request, ...options });
           assert.deepEqual(report.verified, { level: "pieces" });
           for (const { errors } of report.parents)
             assert.equal(errors, 0, "a request cancelled unread is not an error");

@@ -19,7 +19,7 @@ import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { fingerprintOf, selfSigned } from "../../adapters/shared/tls.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { downloaderFactory } from "../../src/client/factory.ts";
-import type { TaskDownloader } from "../../src/client/task-downloader.ts";
+import type { Downloader } from "../../src/client/task-downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { type Clock, portableRuntime, systemClock } from "../../src/runtime.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
@@ -82,7 +82,7 @@ async function endPeer({ program }: Peer): Promise<void> {
   await program.ended;
 }
 
-function clientOf(protocol: FaultProtocol, options: object = longTimeouts): TaskDownloader {
+function clientOf(protocol: FaultProtocol, options: object = longTimeouts): Downloader {
   return createDownloader({
     protocol,
     ...(protocol === "quic" && { tls: { fingerprints: [fingerprintOf(identity.cert)] } }),
@@ -101,7 +101,7 @@ function pieceOf(protocol: FaultProtocol, ports: PerProtocol, number: number) {
 
 /** Fetches a piece and checks its bytes. */
 async function fetchRight(
-  client: TaskDownloader,
+  client: Downloader,
   protocol: FaultProtocol,
   ports: PerProtocol,
   number: number,
@@ -156,7 +156,7 @@ describe("a server that is killed and restarted on its ports", () => {
           const request = { taskId, hostId: "h", parents: [addr], contentLength, pieceLength };
           while (
             (await outcomeOf(
-              client.downloadTask(request, { to: fileSink(path) }).done.then(() => {}),
+              client.downloadTask({ ...request, to: fileSink(path) }).then(() => {}),
             )) !== "right"
           ) {
             failures++;
@@ -204,7 +204,7 @@ describe("an event loop that is blocked for seconds", () => {
   /** Runs `run` concurrently for each protocol, with clients that are already connected. */
   async function withClients(
     options: object,
-    run: (client: TaskDownloader, protocol: FaultProtocol) => Promise<void>,
+    run: (client: Downloader, protocol: FaultProtocol) => Promise<void>,
   ) {
     const clients = faultProtocols.map((protocol) => ({
       protocol,
@@ -410,7 +410,7 @@ describe("a file that changes while it is served", () => {
 
   /** Reads a stream to its end or failure. Returns the received bytes and the error. */
   async function readAll(
-    client: TaskDownloader,
+    client: Downloader,
     request: object,
     addr: string,
   ): Promise<readonly [Uint8Array, VortexError?]> {
@@ -421,7 +421,7 @@ describe("a file that changes while it is served", () => {
       pieceLength,
       ...(request as { taskId: string }),
     });
-    stream.done.catch(() => {});
+    stream.report.catch(() => {});
     const chunks: Uint8Array[] = [];
     try {
       for await (const chunk of stream.content) chunks.push(chunk);
@@ -541,10 +541,12 @@ describe("a clock that jumps", () => {
             hostId: "h",
             parents: [formatAddress(address)],
           };
-          const { parents } = await client.downloadTask(
-            { ...task, contentLength, pieceLength },
-            { to },
-          ).done;
+          const { parents } = await client.downloadTask({
+            ...task,
+            contentLength,
+            pieceLength,
+            to,
+          });
           assertSame(to.bytes(), content);
           assert.equal(parents[0]?.errors, 0, parents[0]?.reasons.join("; "));
         }
@@ -578,22 +580,18 @@ describe("a clock that jumps", () => {
       });
       await using client = make({ protocol: "tcp", rateLimit: 20_000_000, ...longTimeouts });
       const to = memorySink();
-      const download = client.downloadTask(
-        {
-          taskId: faultTaskId("tcp"),
-          hostId: "h",
-          parents: [formatAddress(server.address)],
-          contentLength,
-          pieceLength,
+      const download = client.downloadTask({
+        taskId: faultTaskId("tcp"),
+        hostId: "h",
+        parents: [formatAddress(server.address)],
+        contentLength,
+        pieceLength,
+        to,
+        onEvent: ({ type }) => {
+          if (type === "piece") offset += 3_600_000;
         },
-        {
-          to,
-          onEvent: ({ type }) => {
-            if (type === "piece") offset += 3_600_000;
-          },
-        },
-      );
-      const { parents } = await download.done;
+      });
+      const { parents } = await download;
       assertSame(to.bytes(), content);
       assert.equal(parents[0]?.errors, 0, parents[0]?.reasons.join("; "));
       assert.ok(offset >= 50 * 3_600_000);

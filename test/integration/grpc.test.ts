@@ -230,7 +230,7 @@ describe("gRPC over loopback", () => {
       const { scripted, reading } = scriptedStore(slow);
       await withPair({ store: scripted }, async ({ downloader, addr, errors }) => {
         const controller = new AbortController();
-        const call = downloader.downloadPiece(pieceRequest(addr), { signal: controller.signal });
+        const call = downloader.downloadPiece({ ...pieceRequest(addr), signal: controller.signal });
         setTimeout(() => controller.abort(), 100);
         await assertRejects(call, "Aborted");
         assert.equal(downloader.connections()[0]?.activeRequests, 0);
@@ -273,7 +273,7 @@ describe("gRPC over loopback", () => {
       async ({ downloader, addr }) => {
         await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "Stalled");
         await assertRejects(
-          downloader.downloadPiece(pieceRequest(addr), { pieceTimeout: 100 }),
+          downloader.downloadPiece({ ...pieceRequest(addr), pieceTimeout: 100 }),
           "PieceTimeout",
         );
         released();
@@ -334,7 +334,7 @@ describe("gRPC: the connection", () => {
     await listening(createTcpServer(), async (addr) => {
       const downloader = downloaderOf();
       const controller = new AbortController();
-      const call = downloader.downloadPiece(pieceRequest(addr), { signal: controller.signal });
+      const call = downloader.downloadPiece({ ...pieceRequest(addr), signal: controller.signal });
       setTimeout(() => controller.abort(), 50);
       await assertRejects(call, "Aborted");
       await downloader.close();

@@ -550,7 +550,10 @@ function hostileServer(fixture: TransportFixture): void {
           "InvalidArgument",
         );
         for (const options of [{ pieceTimeout: 0 }, { stallTimeout: -1 }, { pieceTimeout: 1.5 }]) {
-          await assertRejects(downloader.downloadPiece(request, options), "InvalidArgument");
+          await assertRejects(
+            downloader.downloadPiece({ ...request, ...options }),
+            "InvalidArgument",
+          );
         }
       });
     });
@@ -612,7 +615,7 @@ async function withDownloads(
     const received: Uint8Array[] = [];
     let error: VortexError | undefined;
     try {
-      const piece = await downloader.downloadPiece({ ...usual, ...request }, call);
+      const piece = await downloader.downloadPiece({ ...usual, ...request, ...call });
       if (how === "bytes") received.push(await piece.bytes());
       else await drain(piece, received);
     } catch (thrown) {

@@ -130,30 +130,26 @@ function fetchFromBadParents(protocol: Protocol): Promise<void> {
       const isCaught = new Promise<void>((resolve) => {
         onCaught = resolve;
       });
-      const download = downloader.downloadTask(
-        {
-          taskId,
-          hostId: "h",
-          parents: parents.map(({ addr }) => addr),
-          contentLength,
-          pieceLength,
-          digest: digestOf("sha256", content, nativeHashers),
+      const download = downloader.downloadTask({
+        taskId,
+        hostId: "h",
+        parents: parents.map(({ addr }) => addr),
+        contentLength,
+        pieceLength,
+        digest: digestOf("sha256", content, nativeHashers),
+        to: fileSink(path),
+        onEvent: (event) => {
+          if (event.type === "parent-excluded" && event.parent === corrupt.addr) onCaught();
         },
-        {
-          to: fileSink(path),
-          onEvent: (event) => {
-            if (event.type === "parent-excluded" && event.parent === corrupt.addr) onCaught();
-          },
-        },
-      );
+      });
       // This parent delivers two pieces and hangs in the third, so the task cannot end before the
       // kill.
       for (let asked = 0; asked < 3; asked++) await killed.program.line();
       killed.program.kill();
       // Until then no other parent delivers, so the corrupting parent reaches a fifth piece.
-      await Promise.race([isCaught, download.done]);
+      await Promise.race([isCaught, download]);
       honest.program.send("");
-      const report = await download.done;
+      const report = await download;
       assertFile(path, content);
       const told = new Map(report.parents.map((parent) => [parent.parent, parent]));
       assert.ok((told.get(killed.addr)?.errors ?? 0) > 0);
@@ -366,24 +362,25 @@ describe("a task over TCP, between processes", () => {
       const gone = new Promise<void>((resolve) => {
         leftOut = resolve;
       });
-      const download = downloader.downloadTask(request, {
+      const download = downloader.downloadTask({
+        ...request,
         to,
         onEvent: ({ type }) => {
           if (type.startsWith("parent-")) events.push(type);
           if (type === "parent-excluded") leftOut();
         },
       });
-      await Promise.race([stopped, download.done]);
+      await Promise.race([stopped, download]);
       const before = download.progress().pieces;
       await first.close({ grace: 0 });
-      await Promise.race([gone, download.done]);
+      await Promise.race([gone, download]);
       const { patienceLeft } = download.progress();
       assert.ok(patienceLeft !== undefined && patienceLeft <= 60_000, `${patienceLeft} ms`);
       const store = new MemoryPieceStore(nativeHashers);
       store.putTask(taskId, content, { pieceLength });
       const second = await entry.startServer({ host: "127.0.0.1", tcp: { port }, store });
       try {
-        const report = await download.done;
+        const report = await download;
         assert.equal(Buffer.compare(to.bytes(), content), 0);
         assert.deepEqual(events, ["parent-excluded", "parent-restored"]);
         assert.ok(before > 0 && report.pieces === 40, `${before} pieces before`);
@@ -405,7 +402,7 @@ describe("a task over TCP, between processes", () => {
       const to = memorySink();
       const parents = servers.map((server) => addrOf(server));
       const request = { taskId, hostId: "h", parents, contentLength: content.length, pieceLength };
-      const report = await downloader.downloadTask(request, { to }).done;
+      const report = await downloader.downloadTask({ ...request, to });
       assert.equal(Buffer.compare(to.bytes(), content), 0);
       for (const { pieces } of report.parents) {
         assert.ok(
@@ -435,19 +432,15 @@ describe("a task over TCP, between processes", () => {
       const begun = new Promise<void>((resolve) => {
         begin = resolve;
       });
-      const fetching = second.downloadTask(
-        {
-          taskId,
-          hostId: "second",
-          parents: [addrOf(origin)],
-          contentLength: content.length,
-          pieceLength,
-        },
-        {
-          to: fileSink(join(directory, "second")),
-          onEvent: ({ type }) => void (type === "started" && begin()),
-        },
-      );
+      const fetching = second.downloadTask({
+        taskId,
+        hostId: "second",
+        parents: [addrOf(origin)],
+        contentLength: content.length,
+        pieceLength,
+        to: fileSink(join(directory, "second")),
+        onEvent: ({ type }) => void (type === "started" && begin()),
+      });
       const seeding = await entry.startServer({
         host: "127.0.0.1",
         tcp: { port: 0 },
@@ -455,7 +448,7 @@ describe("a task over TCP, between processes", () => {
         store: fetching.store,
       });
       try {
-        await Promise.race([begun, fetching.done]);
+        await Promise.race([begun, fetching]);
         await using third = entry.createDownloader({ protocol: "tcp", ...longTimeouts });
         const path = join(directory, "third");
         const parents = [{ addr: addrOf(seeding), apiAddr: addrOf(seeding, "grpc") }];
@@ -463,17 +456,22 @@ describe("a task over TCP, between processes", () => {
         const hasSome = new Promise<void>((resolve) => {
           some = resolve;
         });
-        const from = third.downloadTask(
-          { taskId, hostId: "third", parents, contentLength: content.length, pieceLength },
-          { to: fileSink(path), onEvent: ({ type }) => void (type === "piece" && some()) },
-        );
-        await Promise.race([hasSome, from.done]);
+        const from = third.downloadTask({
+          taskId,
+          hostId: "third",
+          parents,
+          contentLength: content.length,
+          pieceLength,
+          to: fileSink(path),
+          onEvent: ({ type }) => void (type === "piece" && some()),
+        });
+        await Promise.race([hasSome, from]);
         assert.equal((await fetching.store.getTask(taskId))?.complete, false);
         open();
-        const report = await from.done;
+        const report = await from;
         assertFile(path, content);
         assert.equal(report.parents[0]?.errors, 0, "only announced pieces were requested");
-        await fetching.done;
+        await fetching;
         assert.equal((await fetching.store.getTask(taskId))?.complete, true);
       } finally {
         open();

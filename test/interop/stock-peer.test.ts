@@ -161,7 +161,7 @@ describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which exits on a failed QUIC
         const request = { addr, hostId: "host", taskId, number: 1 };
         await Promise.allSettled(
           Array.from({ length: 8 }, () =>
-            downloader.downloadPiece(request, { signal: AbortSignal.timeout(1) }),
+            downloader.downloadPiece({ ...request, signal: AbortSignal.timeout(1) }),
           ),
         );
       }

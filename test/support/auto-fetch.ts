@@ -48,16 +48,18 @@ const downloader = createDownloader({
   onProtocol: (event) => chosen.push(event),
 });
 for await (const path of createInterface({ input: process.stdin })) {
-  const download = downloader.downloadTask(
-    { taskId, hostId: "test", parents: [{ addr }], contentLength, pieceLength },
-    {
-      to: fileSink(path),
-      onEvent: ({ type }) => {
-        if (type === "piece") console.log("piece");
-      },
+  const download = downloader.downloadTask({
+    taskId,
+    hostId: "test",
+    parents: [{ addr }],
+    contentLength,
+    pieceLength,
+    to: fileSink(path),
+    onEvent: ({ type }) => {
+      if (type === "piece") console.log("piece");
     },
-  );
-  const error = await download.done.then(
+  });
+  const error = await download.then(
     () => undefined,
     (thrown: unknown) =>
       thrown instanceof VortexError ? `${thrown.code}: ${thrown.message}` : String(thrown),

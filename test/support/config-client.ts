@@ -20,7 +20,7 @@ const { createDownloader } = await entries[runtimeName]();
 
 const config = await loadConfig();
 const downloader = createDownloader(await config.downloader());
-const { content, done } = downloader.streamTask({
+const { content, report: done } = downloader.streamTask({
   taskId,
   hostId: "config-client",
   parents: [{ apiAddr }],

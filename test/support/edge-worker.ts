@@ -6,9 +6,9 @@
 import {
   type ByteStream,
   type Connection,
-  type CreateDownloaderOptions,
   createDownloader,
   type Downloader,
+  type DownloaderOptions,
   parseAddress,
   portableHashers,
   VortexError,
@@ -28,7 +28,7 @@ export interface EdgeFetch {
   readonly taskId: string;
   /** Numbers of the pieces, in the order in which their content is hashed. */
   readonly pieces: readonly number[];
-  readonly options?: Partial<CreateDownloaderOptions>;
+  readonly options?: Partial<DownloaderOptions>;
   /** Downloads all pieces concurrently. Default: one piece after the other. */
   readonly concurrent?: boolean;
   /** Uses the same downloader for all HTTP requests. Default: a new downloader for each request. */
@@ -125,10 +125,13 @@ async function streamPiece(
   const abort = new AbortController();
   if (abortAt === "before") abort.abort();
   if (abortAt === "waiting") setTimeout(() => abort.abort(), 50);
-  const piece = await downloader.downloadPiece(
-    { addr, taskId, number, hostId: "edge" },
-    { signal: abort.signal },
-  );
+  const piece = await downloader.downloadPiece({
+    addr,
+    taskId,
+    number,
+    hostId: "edge",
+    signal: abort.signal,
+  });
   const reader = piece.content.getReader();
   for (let { done, value } = await reader.read(); !done; { done, value } = await reader.read()) {
     if (value !== undefined) take(value);

@@ -110,9 +110,9 @@ export async function callGrpc(
   call: GrpcCall,
   taskId: string,
   options: {
-    readonly stallTimeout?: number;
-    readonly pieceTimeout?: number;
-    readonly signal?: AbortSignal;
+    readonly stallTimeout?: number | undefined;
+    readonly pieceTimeout?: number | undefined;
+    readonly signal?: AbortSignal | undefined;
   } = {},
 ): Promise<FaultOutcome> {
   const hostId = "10.0.0.1-host";
@@ -121,10 +121,13 @@ export async function callGrpc(
   };
   try {
     if (call === "piece") {
-      const piece = await downloader.downloadPiece(
-        { addr, hostId, taskId, number: PIECE_NUMBER },
-        options,
-      );
+      const piece = await downloader.downloadPiece({
+        addr,
+        hostId,
+        taskId,
+        number: PIECE_NUMBER,
+        ...options,
+      });
       requireSame(await piece.bytes(), CONTENT);
     } else if (call === "stat") {
       await downloader.statTask(addr, taskId, options);

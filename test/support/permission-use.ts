@@ -12,18 +12,18 @@ import { FilePieceStore } from "../../adapters/files/store.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import { runtimeApi } from "../../entry/runtime-api.ts";
 import { VortexError } from "../../src/errors.ts";
-import type { TaskRequest } from "../../src/task/task.ts";
+import type { TaskStreamOptions } from "../../src/task/task.ts";
 
 const entry = runtimeApi(() => Promise.reject(new Error("no QUIC here")));
 
 const uses: Readonly<Record<string, (argument: string) => Promise<unknown>>> = {
   async fileSink(argument) {
     const { request, path } = JSON.parse(argument) as {
-      readonly request: TaskRequest;
+      readonly request: TaskStreamOptions;
       readonly path: string;
     };
     await using downloader = entry.createDownloader({ protocol: "tcp" });
-    await downloader.downloadTask(request, { to: fileSink(path) }).done;
+    await downloader.downloadTask({ ...request, to: fileSink(path) });
   },
   async openSink(path) {
     const lengths = { contentLength: 1, pieceLength: 1, longestPiece: 1, start: 0, length: 1 };

@@ -5,11 +5,11 @@
 import process from "node:process";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { runtimeApi } from "../../entry/runtime-api.ts";
-import type { TaskRequest } from "../../src/task/task.ts";
+import type { TaskStreamOptions } from "../../src/task/task.ts";
 
 /** Command-line argument of this test program, as JSON. */
 export interface TaskFetchOptions {
-  readonly request: TaskRequest;
+  readonly request: TaskStreamOptions;
   readonly path: string;
 }
 
@@ -20,5 +20,5 @@ await using downloader = entry.createDownloader({
   stallTimeout: 300_000,
   connectTimeout: 60_000,
 });
-const { resumedPieces } = await downloader.downloadTask(request, { to: fileSink(path) }).done;
+const { resumedPieces } = await downloader.downloadTask({ ...request, to: fileSink(path) });
 console.log(`resumed ${resumedPieces}`);

@@ -12,7 +12,7 @@ import type {
   TaskSettings,
   TaskSource,
 } from "../../src/task/source.ts";
-import type { TaskRequest } from "../../src/task/task.ts";
+import type { TaskStreamOptions } from "../../src/task/task.ts";
 import { fakeRuntime } from "./fake-clock.ts";
 
 export const taskId: string = "a1".repeat(32);
@@ -325,6 +325,7 @@ export function taskSettings(
   runtime: Runtime = fakeRuntime(),
 ): TaskSettings {
   return {
+    hostId: "vortex-peer",
     concurrentPieceCount: 8,
     parentConcurrency: 32,
     rateLimit: undefined,
@@ -345,7 +346,7 @@ export function fetcherOf(
   parents: FakeParents,
   addrs: readonly string[],
   settings: TaskSettings = taskSettings(),
-): { readonly fetcher: TaskFetcher; readonly request: TaskRequest } {
+): { readonly fetcher: TaskFetcher; readonly request: TaskStreamOptions } {
   const { contentLength, pieceLength } = parents.plan;
   const request = { taskId, hostId: "h", parents: addrs, contentLength, pieceLength };
   return { fetcher: new TaskFetcher(parents, settings), request };

@@ -168,10 +168,13 @@ describe("operations reported to telemetry", () => {
     await assertRejects(downloader.downloadPiece({ ...request, number: 9 }), "NotFound");
     (await downloader.downloadPiece(request)).cancel();
     await assertRejects(
-      downloader.downloadPiece(request, { signal: AbortSignal.abort() }),
+      downloader.downloadPiece({ ...request, signal: AbortSignal.abort() }),
       "Aborted",
     );
-    await assertRejects(downloader.downloadPiece(request, { pieceTimeout: -1 }), "InvalidArgument");
+    await assertRejects(
+      downloader.downloadPiece({ ...request, pieceTimeout: -1 }),
+      "InvalidArgument",
+    );
     await server.close();
     await downloader.close();
     const ours = recorder.ended.filter((line) => line.startsWith("client"));
@@ -372,7 +375,7 @@ describe("openTelemetry", () => {
     await (await downloader.downloadPiece(request)).bytes();
     await assertRejects(downloader.downloadPiece({ ...request, number: 9 }), "NotFound");
     await assertRejects(
-      downloader.downloadPiece(request, { signal: AbortSignal.abort() }),
+      downloader.downloadPiece({ ...request, signal: AbortSignal.abort() }),
       "Aborted",
     );
     await downloader.statTask(addr, taskId);

@@ -9,19 +9,15 @@ import {
 } from "../../transport/peer-address.ts";
 import type { ExcludedProtocol, Protocol } from "../../transport/protocol.ts";
 import type { InternalCallOptions } from "../call/pooled-downloader.ts";
-import type {
-  CallOptions,
-  DownloaderSettings,
-  PieceDownloader,
-  PieceRequest,
-} from "../downloader.ts";
+import type { DownloaderSettings, PieceDownloader, PieceRequest } from "../downloader.ts";
 import { isAnswer, type PeerTrust, raceProtocols } from "./protocol-race.ts";
 import { ProtocolSelector, type SelectedProtocol } from "./protocol-selector.ts";
 
 /**
- * Request for one piece of a task from one peer, which may have a different address per protocol.
+ * Options of `downloadPiece`: the piece, the peer, which may have a different address per protocol,
+ * and limits of the call.
  */
-export interface PeerPieceRequest extends Omit<PieceRequest, "addr"> {
+export interface PieceDownloadOptions extends Omit<PieceRequest, "addr"> {
   /** Address of the peer: one `host:port`, or an object with one `host:port` per protocol. */
   readonly addr: PeerAddress;
 }
@@ -48,17 +44,17 @@ export interface AutoOptions {
    * A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC handshake fails. Handshakes from
    * Node and Bun always fail there. Use `any` only in networks without such peers.
    */
-  readonly quicPeers?: "known" | "any";
+  readonly quicPeers?: "known" | "any" | undefined;
   /**
    * Head start of a protocol, in ms, 1 to 60,000. If the protocol has not responded by then, the
    * next protocol is tried in parallel. Shorter for peers with a known low latency. Default 250.
    */
-  readonly delay?: number;
+  readonly delay?: number | undefined;
   /**
    * Lifetime of the selected protocol of a peer, in ms, from 1 ms to 30 days. Afterwards the
    * protocols are tried again. Default 600,000 (10 minutes).
    */
-  readonly expiry?: number;
+  readonly expiry?: number | undefined;
 }
 
 /** Downloader that fetches pieces over a single protocol. */
@@ -67,7 +63,7 @@ export interface ProtocolDownloader extends PieceDownloader {
    * Requests a piece, see {@link PieceDownloader.downloadPiece}. Calls `options.onTransferred` when
    * the call ends.
    */
-  downloadPiece(request: PieceRequest, options?: InternalCallOptions): Promise<Piece>;
+  downloadPiece(request: PieceRequest & InternalCallOptions): Promise<Piece>;
   /** Closes the idle connections to a peer. Absent for downloaders without a connection pool. */
   closeIdle?(addr: string): void;
 }
@@ -148,14 +144,15 @@ export class AutoDownloader {
    * an error whose message lists the error of each protocol. Its `cause` is the array of these
    * errors.
    */
-  async downloadPiece(request: PeerPieceRequest, options: CallOptions = {}): Promise<Piece> {
+  async downloadPiece(request: PieceDownloadOptions): Promise<Piece> {
+    const { signal } = request;
     const peer = this.#peerOf(request.addr);
     for (let changes = 0; ; ) {
-      if (options.signal?.aborted) throw abortedError(options.signal, `a request to ${peer.name}`);
+      if (signal?.aborted) throw abortedError(signal, `a request to ${peer.name}`);
       const selected = this.#selector.get(peer.key);
       if (selected !== undefined) {
         try {
-          return await this.#request(peer, selected, request, options);
+          return await this.#request(peer, selected, request);
         } catch (error) {
           const failure = VortexError.from(error, "Internal");
           if (!mayWorkElsewhere(failure, this.#context.trust) || ++changes > MAX_PROTOCOL_CHANGES)
@@ -165,8 +162,8 @@ export class AutoDownloader {
         }
       }
       const negotiation = this.#negotiations.get(peer.key);
-      if (negotiation === undefined) return this.#negotiate(peer, request, options);
-      const failure = await untilAborted(negotiation, options.signal, `a request to ${peer.name}`);
+      if (negotiation === undefined) return this.#negotiate(peer, request);
+      const failure = await untilAborted(negotiation, signal, `a request to ${peer.name}`);
       if (failure !== undefined) throw failure;
     }
   }
@@ -175,16 +172,11 @@ export class AutoDownloader {
    * Requests a piece over `protocol`, whichever protocol is selected for the peer. Rejects like
    * {@link PieceDownloader.downloadPiece}.
    */
-  async downloadOver(
-    protocol: Protocol,
-    request: PeerPieceRequest,
-    options: CallOptions = {},
-  ): Promise<Piece> {
+  async downloadOver(protocol: Protocol, request: PieceDownloadOptions): Promise<Piece> {
     return this.#request(
       this.#peerOf(request.addr),
       { protocol, reason: "used with others" },
       request,
-      options,
     );
   }
 
@@ -229,7 +221,7 @@ export class AutoDownloader {
    * Sends a request over the protocols in turn, until the peer responds over one of them. Selects
    * that protocol for further requests to the peer.
    */
-  async #negotiate(peer: Peer, request: PeerPieceRequest, options: CallOptions): Promise<Piece> {
+  async #negotiate(peer: Peer, request: PieceDownloadOptions): Promise<Piece> {
     let settle: (failure: VortexError | undefined) => void = () => {};
     this.#negotiations.set(
       peer.key,
@@ -244,16 +236,20 @@ export class AutoDownloader {
         candidates: peer.candidates,
         delay: this.#delayFor(peer),
         clock: this.#settings.runtime.clock,
-        signal: options.signal,
+        signal: request.signal,
         addr: peer.name,
         trust: this.#context.trust,
         run: (candidate, signal, why) => {
           const signals =
-            options.signal === undefined ? signal : AbortSignal.any([options.signal, signal]);
-          return this.#request(peer, { protocol: candidate, reason: why }, request, {
-            ...options,
-            signal: signals,
-          });
+            request.signal === undefined ? signal : AbortSignal.any([request.signal, signal]);
+          return this.#request(
+            peer,
+            { protocol: candidate, reason: why },
+            {
+              ...request,
+              signal: signals,
+            },
+          );
         },
         discard: (piece) => piece.cancel(),
         onLost: (candidate) =>
@@ -297,8 +293,7 @@ export class AutoDownloader {
   async #request(
     peer: Peer,
     selected: SelectedProtocol,
-    request: PeerPieceRequest,
-    options: CallOptions,
+    request: PieceDownloadOptions,
   ): Promise<Piece> {
     const { protocol, reason } = selected;
     const addr = peer.addresses[protocol];
@@ -313,19 +308,17 @@ export class AutoDownloader {
     const downloader = this.#downloader(protocol);
     const measured = this.#selector.measure(peer.key, protocol);
     try {
-      const piece = await downloader.downloadPiece(
-        { ...request, addr },
-        {
-          ...options,
-          protocol,
-          protocolReason: reason,
-          onTransferred: (bytes, error) => {
-            measured.end(bytes);
-            if (error !== undefined && isPathFailure(error))
-              this.#selector.reportFailure(peer.key, protocol);
-          },
+      const piece = await downloader.downloadPiece({
+        ...request,
+        addr,
+        protocol,
+        protocolReason: reason,
+        onTransferred: (bytes, error) => {
+          measured.end(bytes);
+          if (error !== undefined && isPathFailure(error))
+            this.#selector.reportFailure(peer.key, protocol);
         },
-      );
+      });
       this.#recordLatency(peer, clock.now() - startedAt);
       return piece;
     } catch (error) {

@@ -1,4 +1,5 @@
 import { abortedError, untilAborted, VortexError } from "../../errors.ts";
+import type { Resolved } from "../../resolved.ts";
 import type { Clock, Timer } from "../../runtime.ts";
 import type { PoolOptions } from "../downloader.ts";
 
@@ -106,7 +107,7 @@ export type Dial<C> = (addr: string, signal: AbortSignal) => Promise<C>;
  */
 export class ClientPool<C extends PoolClient> {
   readonly #dial: Dial<C>;
-  readonly #options: Required<PoolOptions>;
+  readonly #options: Resolved<PoolOptions>;
   readonly #clock: Clock;
   readonly #entries = new Map<string, Entry<C>>();
   /** Promises of the clients that are being closed. {@link ClientPool.close} waits for them. */
@@ -114,7 +115,7 @@ export class ClientPool<C extends PoolClient> {
   #cleanup: Timer | undefined;
   #closed = false;
 
-  constructor(dial: Dial<C>, options: Required<PoolOptions>, clock: Clock) {
+  constructor(dial: Dial<C>, options: Resolved<PoolOptions>, clock: Clock) {
     this.#dial = dial;
     this.#options = options;
     this.#clock = clock;

@@ -62,9 +62,8 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
     );
   }
 
-  async downloadPiece(request: PieceRequest, options: InternalCallOptions = {}): Promise<Piece> {
-    const { addr: peer, taskId, number, kind, range } = request;
-    const { protocol, protocolReason } = options;
+  async downloadPiece(request: PieceRequest & InternalCallOptions): Promise<Piece> {
+    const { addr: peer, taskId, number, kind, range, protocol, protocolReason } = request;
     requireInteger("piece number", number, 0, 0xffffffff);
     let bytes = 0;
     const observed = {
@@ -78,7 +77,7 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
     return this.call(
       peer,
       `piece ${number}`,
-      options,
+      request,
       observed,
       async (client, scope, addr, operation) => {
         const piece = await client.downloadPiece({ ...request, addr }, scope, operation);

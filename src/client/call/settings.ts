@@ -12,6 +12,7 @@ export const MAX_TIMEOUT_MS: number = 30 * 24 * 3600 * 1000;
  */
 export function downloaderSettings(options: TransferOptions, runtime: Runtime): DownloaderSettings {
   const settings: DownloaderSettings = {
+    hostId: options.hostId ?? "vortex-peer",
     connectTimeout: options.connectTimeout ?? 2_000,
     pieceTimeout: options.pieceTimeout ?? 360_000,
     stallTimeout: options.stallTimeout ?? 30_000,

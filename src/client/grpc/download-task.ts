@@ -65,7 +65,7 @@ export interface DownloadTaskOptions extends CallOptions {
    * Byte range of the task; `end` is exclusive. Only pieces that overlap it are fetched, each as a
    * whole. For standard tasks only. Default: all pieces.
    */
-  readonly range?: { readonly start: number; readonly end: number };
+  readonly range?: { readonly start: number; readonly end: number } | undefined;
 }
 
 /** Received piece with its content. Length and digest of the content are verified. */

@@ -242,7 +242,7 @@ export class GrpcClient implements PieceClient {
     scope: CallScope,
     operation?: Operation,
   ): Promise<Piece> {
-    const { kind = "standard", hostId, taskId, number } = request;
+    const { kind = "standard", hostId = this.#settings.hostId, taskId, number } = request;
     const method = pieceMethods[kind];
     const bounds = contentBounds(
       scope,

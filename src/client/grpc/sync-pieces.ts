@@ -12,19 +12,19 @@ export interface SyncRequest {
   /** Id of the requesting host. */
   readonly hostId: string;
   /** Kind of the task. Default `standard`. */
-  readonly kind?: PieceKind;
+  readonly kind?: PieceKind | undefined;
   /**
    * Numbers of the requested pieces. Default: all pieces. A stock peer announces no piece by
    * default, so always pass the numbers to it.
    */
-  readonly interestedPieceNumbers?: readonly number[];
+  readonly interestedPieceNumbers?: readonly number[] | undefined;
   /** Length of the task in bytes, if known. The announced pieces are checked against it. */
-  readonly contentLength?: number;
+  readonly contentLength?: number | undefined;
   /**
    * Length in bytes of each piece except the last, if known. The announced pieces are checked
    * against it.
    */
-  readonly pieceLength?: number;
+  readonly pieceLength?: number | undefined;
 }
 
 /** Piece that a peer has, with the addresses at which the peer serves the piece. */

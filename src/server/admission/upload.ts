@@ -13,7 +13,7 @@ export interface ServerOptions {
    * limit. The rate is shared equally among client addresses; for IPv6, all addresses in a /64
    * prefix count as one.
    */
-  readonly uploadRateLimit?: number;
+  readonly uploadRateLimit?: number | undefined;
   /**
    * Maximum number of concurrent connections for each protocol, 1 to 1,000,000. Default 1,024.
    *
@@ -22,9 +22,9 @@ export interface ServerOptions {
    * connections have requests in flight, it evicts a connection of the host with the most
    * connections. If the new connection is from that host, it is refused.
    */
-  readonly maxConnections?: number;
+  readonly maxConnections?: number | undefined;
   /** Maximum number of concurrent streams of one connection, 1 to 1,000,000. Default 128. */
-  readonly maxStreams?: number;
+  readonly maxStreams?: number | undefined;
   /**
    * Maximum number of concurrent responses to SyncPieces and DownloadTask over gRPC, 1 to
    * 1,000,000. Default 1,024. Each response may last until all pieces of its task have arrived.
@@ -32,26 +32,26 @@ export interface ServerOptions {
    * When the limit is reached, a new call evicts the oldest response of the client address with the
    * most responses. If the new call is from that address, it fails with RESOURCE_EXHAUSTED.
    */
-  readonly maxTaskStreams?: number;
+  readonly maxTaskStreams?: number | undefined;
   /**
    * Maximum number of bytes in memory that wait until their peer reads, or for the upload rate
    * limit. Counted over all responses. At least 1; default 512 MiB. When the limit is exceeded, the
    * response that has waited for longest is aborted.
    */
-  readonly maxPendingBytes?: number;
+  readonly maxPendingBytes?: number | undefined;
   /** True to accept 0-RTT requests, see {@link ListenOptions.earlyData}. Default true. */
-  readonly earlyData?: boolean;
+  readonly earlyData?: boolean | undefined;
   /**
    * Maximum time from the opening of a stream to the arrival of its complete request, in ms.
    * Default 10,000. Over gRPC, also the interval between the PING frames to an idle client, and the
    * time limit for the client to acknowledge a PING.
    */
-  readonly requestTimeout?: number;
+  readonly requestTimeout?: number | undefined;
   /**
    * Maximum time in ms until the peer accepts the next chunk of its response. Default 30,000. When
    * it passes, the response is aborted.
    */
-  readonly stallTimeout?: number;
+  readonly stallTimeout?: number | undefined;
   /**
    * Receives the errors that a peer did not cause:
    *
@@ -61,12 +61,12 @@ export interface ServerOptions {
    *
    * Default: these errors are ignored.
    */
-  readonly onError?: (error: VortexError) => void;
+  readonly onError?: ((error: VortexError) => void) | undefined;
   /**
    * Receives the start and end of every response, for traces and metrics. Example:
    * `openTelemetry(api)`. Default: none.
    */
-  readonly telemetry?: Telemetry;
+  readonly telemetry?: Telemetry | undefined;
 }
 
 /**

@@ -45,7 +45,7 @@ function fetchTo(path: string, behaviour: Behaviour = honest()): Promise<TaskRep
     ["a:1"],
     taskSettings({ concurrentPieceCount: 1 }, runtime),
   );
-  const { done } = fetcher.downloadTask(request, { to: fileSink(path) });
+  const done = fetcher.downloadTask({ ...request, to: fileSink(path) });
   return runtime.clock.advanceUntil(done, 100_000).then(() => done);
 }
 

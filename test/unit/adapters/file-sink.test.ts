@@ -23,7 +23,7 @@ import { storageError } from "../../../adapters/files/storage-error.ts";
 import { digestOf } from "../../../src/digest/digest.ts";
 import { portableHashers } from "../../../src/digest/hasher.ts";
 import { VortexError } from "../../../src/errors.ts";
-import type { TaskEvent, TaskReport, TaskRequest } from "../../../src/task/task.ts";
+import type { TaskEvent, TaskReport, TaskStreamOptions } from "../../../src/task/task.ts";
 import { assertRejects } from "../../support/failures.ts";
 import { fakeRuntime } from "../../support/fake-clock.ts";
 import { joined, seededBytes } from "../../support/random.ts";
@@ -54,7 +54,7 @@ async function inDirectory(run: (directory: string) => Promise<void>): Promise<v
 function attempt(
   path: string,
   behaviour: Behaviour = honest(),
-  changes: Partial<TaskRequest> = {},
+  changes: Partial<TaskStreamOptions> = {},
   onEvent: () => void = () => {},
 ): {
   readonly parents: FakeParents;
@@ -70,16 +70,15 @@ function attempt(
   );
   const events: TaskEvent[] = [];
   const to = fileSink(path);
-  const { done } = fetcher.downloadTask(
-    { ...request, ...changes },
-    {
-      to,
-      onEvent(event) {
-        events.push(event);
-        onEvent();
-      },
+  const done = fetcher.downloadTask({
+    ...request,
+    ...changes,
+    to,
+    onEvent(event) {
+      events.push(event);
+      onEvent();
     },
-  );
+  });
   const settled = runtime.clock.advanceUntil(done, 100_000).then(() => done);
   return { parents, events, done: settled };
 }
@@ -143,7 +142,7 @@ describe("a task to a file", () => {
       const path = join(directory, "out");
       const parents = new FakeParents(new Uint8Array(0), PIECE, {});
       const { fetcher, request } = fetcherOf(parents, ["a:1"]);
-      await fetcher.downloadTask(request, { to: fileSink(path) }).done;
+      await fetcher.downloadTask({ ...request, to: fileSink(path) });
       assertFile(path, new Uint8Array(0));
     }));
 
@@ -152,8 +151,8 @@ describe("a task to a file", () => {
       const path = join(directory, "out");
       const parents = new FakeParents(content, PIECE, { "a:1": honest() });
       const { fetcher, request } = fetcherOf(parents, ["a:1"]);
-      const download = fetcher.downloadTask(request, { to: fileSink(path) });
-      await download.done;
+      const download = fetcher.downloadTask({ ...request, to: fileSink(path) });
+      await download;
       const read = async (): Promise<Uint8Array> => {
         const piece = await download.store.getPiece({ taskId, number: 12, kind: "standard" });
         const chunks: Uint8Array[] = [];
@@ -402,8 +401,8 @@ describe("disks", () => {
       const parents = new FakeParents(content, PIECE, { "a:1": honest() });
       const { fetcher, request } = fetcherOf(parents, ["a:1"]);
       const to = fileSink(join(directory, "out"));
-      await fetcher.downloadTask(request, { to }).done;
-      await assertRejects(fetcher.downloadTask(request, { to }).done, "InvalidArgument");
+      await fetcher.downloadTask({ ...request, to });
+      await assertRejects(fetcher.downloadTask({ ...request, to }), "InvalidArgument");
     }));
 });
 

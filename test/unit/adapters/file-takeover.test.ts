@@ -116,11 +116,19 @@ describe("a download that takes over from a silent download", () => {
       }
       const journal = readFileSync(`${path}.part.journal`, "utf8");
       assert.equal(journal.match(/"number":2/g)?.length, 1);
-      await session.finish();
+      await session.finish({ signal: new AbortController().signal });
       await put(stopped, 1, "x");
       const content = ["a", "b", "b"].map((letter) => letter.repeat(PIECE)).join("");
       assert.equal(readFileSync(path, "utf8"), content);
-      assert.match((await assertRejects(stopped.finish(), "StorageFailed")).message, lost);
+      assert.match(
+        (
+          await assertRejects(
+            stopped.finish({ signal: new AbortController().signal }),
+            "StorageFailed",
+          )
+        ).message,
+        lost,
+      );
       await stopped.abort(undefined);
       assert.equal(readFileSync(path, "utf8"), content);
       assert.deepEqual(readdirSync(join(path, "..")), ["out"]);
@@ -172,7 +180,7 @@ describe("a download that was suspended and taken over", () => {
         () => put(stopped, 1, "x"),
         () => stopped.commit(piece(1)),
         async () => stopped.restart?.([]),
-        () => stopped.finish(),
+        () => stopped.finish({ signal: new AbortController().signal }),
       ]) {
         const { message } = await assertRejects(attempt(), "StorageFailed");
         assert.match(message, /by process \d+ on there: .*, got none for 61 s; /);

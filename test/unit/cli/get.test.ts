@@ -152,10 +152,10 @@ describe("vortex-peer get", () => {
     await using real = await downloaderWithServer();
     for (const concurrency of [1, 4]) {
       let [active, max] = [0, 0];
-      const counting = faceWith(async (request, options) => {
+      const counting = faceWith(async (request) => {
         max = Math.max(max, ++active);
         await new Promise((resolve) => setTimeout(resolve, 2));
-        const piece = await real.downloadPiece(request, options);
+        const piece = await real.downloadPiece(request);
         active--;
         return piece;
       });
@@ -179,9 +179,9 @@ describe("vortex-peer get", () => {
     inTempDir(async (dir) => {
       await using real = await downloaderWithServer();
       const asked: number[] = [];
-      const sdk = faceWith((request, options) => {
+      const sdk = faceWith((request) => {
         asked.push(request.number);
-        return real.downloadPiece(request, options);
+        return real.downloadPiece(request);
       });
       const cases: [range: string, bytes: Uint8Array, pieces: number[]][] = [
         ["0-0", content.slice(0, 1), [0]],
@@ -413,21 +413,21 @@ describe("vortex-peer get", () => {
 
   it("writes to standard output in order, whatever the order of arrival, and stops at a failed piece", async () => {
     await using real = await downloaderWithServer();
-    const slow = faceWith(async (request, options) => {
+    const slow = faceWith(async (request) => {
       // Later pieces arrive earlier.
       await new Promise((resolve) => setTimeout(resolve, 3 * (9 - request.number)));
-      return real.downloadPiece(request, options);
+      return real.downloadPiece(request);
     });
     const right = await run(slow, getFrom(peers.tcp, ...lengths, "--digest", `sha256:${sha256}`));
     assert.deepEqual([right.code, right.out.bytes], [0, content]);
 
     const stdout = new Sink();
-    const broken = faceWith(async (request, options) => {
+    const broken = faceWith(async (request) => {
       if (request.number === 4) {
         while (stdout.bytes.length < 4000) await new Promise((resolve) => setTimeout(resolve, 1));
         throw new VortexError("ProtocolViolation", "nonsense");
       }
-      return real.downloadPiece(request, options);
+      return real.downloadPiece(request);
     });
     const { code, err } = await run(broken, getFrom(peers.tcp, ...lengths), { stdout });
     assert.equal(code, 6);
@@ -437,10 +437,10 @@ describe("vortex-peer get", () => {
 
   it("fetches from several peers, and reports which of them is left out and why", async () => {
     await using real = await downloaderWithServer();
-    const sdk = faceWith((request, options) =>
+    const sdk = faceWith((request) =>
       request.addr === peers.quic
         ? Promise.reject(new VortexError("HandshakeFailed", "not\ntrusted"))
-        : real.downloadPiece({ ...request, addr: peers.tcp }, options),
+        : real.downloadPiece({ ...request, addr: peers.tcp }),
     );
     const args = [...getFrom(peers.quic, ...lengths), "--peer", peers.tcp, peers.grpc];
     const { code, out, err } = await run(sdk, args);
@@ -501,10 +501,10 @@ describe("vortex-peer get, interrupted", () => {
         ["SIGTERM", 143, 6],
       ] as const) {
         const controller = new AbortController();
-        const held = faceWith((request, options) => {
-          if (request.number < from) return real.downloadPiece(request, options);
+        const held = faceWith((request) => {
+          if (request.number < from) return real.downloadPiece(request);
           controller.abort(interruption(signal));
-          return neverAnswered(options);
+          return neverAnswered(request);
         });
         const { code, err } = await run(held, args, { signal: controller.signal });
         assert.equal(code, exit);
@@ -518,9 +518,9 @@ describe("vortex-peer get, interrupted", () => {
         assert.equal(existsSync(target), false);
       }
       const asked: number[] = [];
-      const rest = faceWith((request, options) => {
+      const rest = faceWith((request) => {
         asked.push(request.number);
-        return real.downloadPiece(request, options);
+        return real.downloadPiece(request);
       });
       const { code, err } = await run(rest, [...args, "--digest", `sha256:${sha256}`]);
       assert.equal(code, 0);
@@ -540,7 +540,7 @@ describe("vortex-peer get, interrupted", () => {
   it("leaves no file when no piece has arrived", () =>
     inTempDir(async (dir) => {
       const controller = new AbortController();
-      const silent = faceWith((_request, options) => {
+      const silent = faceWith((options) => {
         controller.abort(interruption("SIGINT"));
         return neverAnswered(options);
       });
@@ -561,9 +561,9 @@ describe("vortex-peer get, progress", () => {
     const open = new Promise<void>((resolve) => {
       letGo = resolve;
     });
-    const base = faceWith(async (request: PieceRequest, options) => {
+    const base = faceWith(async (request: PieceRequest) => {
       if (request.number === 5) await open;
-      return real.downloadPiece(request, options);
+      return real.downloadPiece(request);
     });
     let download: TaskDownload | undefined;
     const sdk: Sdk = {
@@ -698,10 +698,10 @@ describe("vortex-peer get, progress", () => {
 
   it("ends with a `failed` object and the code with --json", async () => {
     await using real = await downloaderWithServer();
-    const sdk = faceWith((request, options) =>
+    const sdk = faceWith((request) =>
       request.number === 4
         ? Promise.reject(new VortexError("ProtocolViolation", "nonsense", { addr: request.addr }))
-        : real.downloadPiece(request, options),
+        : real.downloadPiece(request),
     );
     await inTempDir(async (dir) => {
       const { code, out, err } = await run(

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import type { ProtocolEvent } from "../../../src/client/auto/downloader.ts";
 import { type DownloaderOptions, downloaderFactory } from "../../../src/client/factory.ts";
-import type { TaskDownloader } from "../../../src/client/task-downloader.ts";
+import type { Downloader } from "../../../src/client/task-downloader.ts";
 import { VortexDownloader } from "../../../src/client/vortex/downloader.ts";
 import { type ErrorCode, VortexError } from "../../../src/errors.ts";
 import type { Piece } from "../../../src/piece.ts";
@@ -391,7 +391,7 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
           events[0]?.reason ?? "",
           /^quic is left out: the peer may be a stock dfdaemon/,
         );
-        const [parent] = (await stream.done).parents;
+        const [parent] = (await stream.report).parents;
         const [quic] = parent?.excluded ?? [];
         assert.equal(quic?.protocol, "quic");
         assert.match(quic?.reason ?? "", /1\.1\.0 to 1\.4\.8.*tls\.fingerprints/);
@@ -413,7 +413,7 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
         assert.deepEqual(network.dials, ["quic"]);
         const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
         await stream.bytes();
-        const leftOut = (await stream.done).parents[0]?.excluded?.map((one) => one.protocol);
+        const leftOut = (await stream.report).parents[0]?.excluded?.map((one) => one.protocol);
         assert.deepEqual(leftOut, "auto" in options ? undefined : ["tcp"]);
         await downloader.close();
       }
@@ -452,7 +452,7 @@ describe("hybrid with a peer that announces its addresses", () => {
     const bytes = stream.bytes();
     await clock.advanceUntil(bytes, 60_000, 100);
     assert.deepEqual(await bytes, content);
-    const [parent] = (await stream.done).parents;
+    const [parent] = (await stream.report).parents;
     const used = parent?.routes
       ?.filter((route) => route.pieces > 0)
       .map(({ protocol }) => protocol);
@@ -613,7 +613,7 @@ async function peer(
   { auto, ...options }: Partial<DownloaderOptions> = {},
   asked?: TaskDirectory,
 ): Promise<{
-  downloader: TaskDownloader;
+  downloader: Downloader;
   network: Network;
   clock: FakeClock;
   events: ProtocolEvent[];
@@ -658,10 +658,13 @@ async function peer(
     events,
     grpcTls,
     fetch: (number = 0, signal) =>
-      downloader.downloadPiece(
-        { addr, hostId: "me", taskId, number },
-        signal === undefined ? {} : { signal },
-      ),
+      downloader.downloadPiece({
+        addr,
+        hostId: "me",
+        taskId,
+        number,
+        ...(signal === undefined ? {} : { signal }),
+      }),
   };
 }
 

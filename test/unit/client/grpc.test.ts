@@ -395,13 +395,13 @@ describe("a call ends", () => {
   it("at once by the caller's signal", async () => {
     const { downloader, clock } = downloaderOf(new MemoryGrpcBinding(silent()));
     const controller = new AbortController();
-    const call = downloader.downloadPiece(request, { signal: controller.signal });
+    const call = downloader.downloadPiece({ ...request, signal: controller.signal });
     await settle();
     controller.abort(new Error("enough"));
     const error = await assertRejects(call, "Aborted");
     assert.equal((error.cause as Error).message, "enough");
     await assertRejects(
-      downloader.downloadPiece(request, { signal: controller.signal }),
+      downloader.downloadPiece({ ...request, signal: controller.signal }),
       "Aborted",
     );
     assert.equal(downloader.connections()[0]?.activeRequests, 0);
@@ -500,7 +500,10 @@ describe("a call ends", () => {
       downloader.downloadPiece({ ...request, addr: "nowhere" }),
       "InvalidArgument",
     );
-    await assertRejects(downloader.downloadPiece(request, { stallTimeout: 0 }), "InvalidArgument");
+    await assertRejects(
+      downloader.downloadPiece({ ...request, stallTimeout: 0 }),
+      "InvalidArgument",
+    );
     assert.deepEqual(binding.dialled, []);
     await downloader.close();
   });

@@ -4,7 +4,7 @@ import type { Piece } from "../../../src/piece.ts";
 import { TaskFetcher } from "../../../src/task/fetcher.ts";
 import { memorySink } from "../../../src/task/memory-sink.ts";
 import type { SourceOptions, SourceRequest } from "../../../src/task/source.ts";
-import type { TaskDownload, TaskEvent, TaskOptions } from "../../../src/task/task.ts";
+import type { TaskEvent, TaskReport, TaskStreamOptions } from "../../../src/task/task.ts";
 import type { PeerAddress } from "../../../src/transport/peer-address.ts";
 import type { Protocol } from "../../../src/transport/protocol.ts";
 import { fakeRuntime } from "../../support/fake-clock.ts";
@@ -120,8 +120,8 @@ function hybrid(
   events: TaskEvent[];
   fetch(
     from: readonly string[],
-    options?: TaskOptions,
-  ): Promise<{ bytes: Uint8Array; report: Awaited<TaskDownload["done"]> }>;
+    options?: Partial<TaskStreamOptions>,
+  ): Promise<{ bytes: Uint8Array; report: TaskReport }>;
 } {
   const parents = new HybridParents(content, 4096, behaviours);
   const events: TaskEvent[] = [];
@@ -132,12 +132,18 @@ function hybrid(
     events,
     async fetch(from, options = {}) {
       const to = memorySink();
-      const download = fetcher.downloadTask(
-        { taskId, hostId: "me", parents: from, contentLength: content.length, pieceLength: 4096 },
-        { ...options, to, onEvent: (event) => events.push(event) },
-      );
-      await runtime.clock.advanceUntil(download.done, 600_000, 100);
-      return { report: await download.done, bytes: await to.bytes() };
+      const download = fetcher.downloadTask({
+        taskId,
+        hostId: "me",
+        parents: from,
+        contentLength: content.length,
+        pieceLength: 4096,
+        ...options,
+        to,
+        onEvent: (event) => events.push(event),
+      });
+      await runtime.clock.advanceUntil(download, 600_000, 100);
+      return { report: await download, bytes: await to.bytes() };
     },
   };
 }

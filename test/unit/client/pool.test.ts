@@ -11,6 +11,7 @@ import {
   VortexDownloader,
 } from "../../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../../src/errors.ts";
+import type { Resolved } from "../../../src/resolved.ts";
 import type { Runtime } from "../../../src/runtime.ts";
 import { VortexServer } from "../../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
@@ -51,7 +52,7 @@ interface FakeDial {
   fail(error: VortexError): Promise<void>;
 }
 
-function poolOf(options: Partial<PoolOptions> = {}): {
+function poolOf(options: Partial<Resolved<PoolOptions>> = {}): {
   pool: ClientPool<FakeClient>;
   clock: FakeClock;
   dials: FakeDial[];
@@ -847,14 +848,17 @@ describe("connections of a downloader", () => {
           ends.push(bytes, error?.code ?? "ok"),
       };
       const request = { addr, hostId: "h", taskId, number: 0 };
-      const piece = await downloader.downloadPiece(request, options);
+      const piece = await downloader.downloadPiece({ ...request, ...options });
       assert.deepEqual(ends, []);
       await piece.bytes();
       const part = { ...request, range: { start: 10, end: 110 } };
-      await (await downloader.downloadPiece(part, options)).bytes();
-      await assertRejects(downloader.downloadPiece({ ...request, number: 9 }, options), "NotFound");
-      (await downloader.downloadPiece(request, options)).cancel();
-      const invalid = downloader.downloadPiece({ ...request, number: -1 }, options);
+      await (await downloader.downloadPiece({ ...part, ...options })).bytes();
+      await assertRejects(
+        downloader.downloadPiece({ ...request, number: 9, ...options }),
+        "NotFound",
+      );
+      (await downloader.downloadPiece({ ...request, ...options })).cancel();
+      const invalid = downloader.downloadPiece({ ...request, number: -1, ...options });
       await assertRejects(invalid, "InvalidArgument");
       assert.deepEqual(ends, [200_000, "ok", 100, "ok", 0, "NotFound", 0, "Aborted"]);
     });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { downloaderOptions } from "../../../src/client/configured.ts";
-import type { CallOptions, PieceDownloader, PieceRequest } from "../../../src/client/downloader.ts";
+import type { PieceDownloader, PieceRequest } from "../../../src/client/downloader.ts";
 import { type DownloaderOptions, downloaderFactory } from "../../../src/client/factory.ts";
 import { StorageClient } from "../../../src/client/storage-client.ts";
 import { parseConfig } from "../../../src/config/config.ts";
@@ -13,12 +13,11 @@ import { MemoryTransport } from "../../../src/transport/memory.ts";
 import { protocols } from "../../../src/transport/protocol.ts";
 
 const taskId = "ab".repeat(32);
-const hostId = "vortex-peer";
 
 /** Factory of downloaders that only record their requests. */
 function recorder() {
   const made: DownloaderOptions[] = [];
-  const asked: [request: PieceRequest, options: CallOptions | undefined][] = [];
+  const asked: PieceRequest[] = [];
   let closed = 0;
   const createDownloader = (options: DownloaderOptions): PieceDownloader => {
     made.push(options);
@@ -26,8 +25,8 @@ function recorder() {
       closed++;
     };
     return {
-      downloadPiece: async (request, callOptions) => {
-        asked.push([request, callOptions]);
+      downloadPiece: async (request) => {
+        asked.push(request);
         throw new VortexError("NotFound", "only noted");
       },
       close,
@@ -52,7 +51,7 @@ describe("StorageClient", () => {
       assert.equal(client.protocol, protocol);
       await assert.rejects(client.downloadPiece("peer", taskId, 5), { code: "NotFound" });
       assert.deepEqual(made, [downloaderOptions(config)]);
-      assert.deepEqual(asked, [[{ addr: addresses[protocol], hostId, taskId, number: 5 }, {}]]);
+      assert.deepEqual(asked, [{ addr: addresses[protocol], taskId, number: 5 }]);
     }
   });
 
@@ -62,11 +61,11 @@ describe("StorageClient", () => {
     await assert.rejects(
       new StorageClient({ config, createDownloader }).downloadPiece("peer", taskId, 0),
     );
-    assert.equal(asked[0]?.[0].addr, "[fd00::7]:4005");
+    assert.equal(asked[0]?.addr, "[fd00::7]:4005");
   });
 
   it("prefers addressOf", async () => {
-    const { asked, createDownloader } = recorder();
+    const { made, asked, createDownloader } = recorder();
     const config = parseConfig({
       download: { protocol: "quic" },
       storage: { server: { ip: "10.0.0.7" } },
@@ -75,12 +74,12 @@ describe("StorageClient", () => {
       `${peerId}.${protocol}.example:99`;
     const client = new StorageClient({ config, createDownloader, addressOf, hostId: "me" });
     await assert.rejects(client.downloadPiece("peer-1", taskId, 0), { code: "NotFound" });
-    assert.deepEqual(asked[0]?.[0], {
+    assert.deepEqual(asked[0], {
       addr: "peer-1.quic.example:99",
-      hostId: "me",
       taskId,
       number: 0,
     });
+    assert.equal(made[0]?.hostId, "me");
   });
 
   it("explains what to do without an address of the peer", async () => {
@@ -103,11 +102,11 @@ describe("StorageClient", () => {
       await assert.rejects(client.downloadPiece("peer", taskId, `${taskId}-${number}`), {
         code: "NotFound",
       });
-      assert.equal(asked.at(-1)?.[0].number, number);
+      assert.equal(asked.at(-1)?.number, number);
     }
     // A task id may contain dashes.
     await assert.rejects(client.downloadPiece("peer", "a-1", "a-1-2"), { code: "NotFound" });
-    assert.deepEqual([asked.at(-1)?.[0].taskId, asked.at(-1)?.[0].number], ["a-1", 2]);
+    assert.deepEqual([asked.at(-1)?.taskId, asked.at(-1)?.number], ["a-1", 2]);
   });
 
   it("rejects malformed piece ids and those of other tasks", async () => {
@@ -165,17 +164,15 @@ describe("StorageClient", () => {
       code: "NotFound",
     });
     assert.deepEqual(asked, [
-      [
-        {
-          addr: "10.0.0.7:4005",
-          hostId,
-          taskId,
-          number: 1,
-          kind: "persistent-cache",
-          range: { start: 2, end: 3 },
-        },
-        { signal, stallTimeout: 6_000 },
-      ],
+      {
+        addr: "10.0.0.7:4005",
+        taskId,
+        number: 1,
+        kind: "persistent-cache",
+        range: { start: 2, end: 3 },
+        signal,
+        stallTimeout: 6_000,
+      },
     ]);
     new StorageClient({ config, createDownloader });
     assert.deepEqual(made[1], { ...downloaderOptions(config), pieceTimeout: 9_000 });

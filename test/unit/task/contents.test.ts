@@ -12,7 +12,7 @@ import type { TaskFetcher } from "../../../src/task/fetcher.ts";
 import { memorySink } from "../../../src/task/memory-sink.ts";
 import type { SinkPiece, SinkSession, TaskSink } from "../../../src/task/sink.ts";
 import type { TaskSettings } from "../../../src/task/source.ts";
-import type { TaskEvent, TaskRequest } from "../../../src/task/task.ts";
+import type { TaskEvent, TaskReport, TaskStreamOptions } from "../../../src/task/task.ts";
 import { assertRejects, rejectionOf } from "../../support/failures.ts";
 import { type FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
 import { joined, seededBytes } from "../../support/random.ts";
@@ -105,10 +105,10 @@ interface Bench {
   readonly clock: FakeClock;
   readonly parents: FakeParents;
   readonly fetcher: TaskFetcher;
-  readonly request: TaskRequest;
+  readonly request: TaskStreamOptions;
   readonly sink: WatchingSink;
   readonly events: TaskEvent[];
-  fetch(changes?: Partial<TaskRequest>): ReturnType<TaskFetcher["downloadTask"]>["done"];
+  fetch(changes?: Partial<TaskStreamOptions>): Promise<TaskReport>;
 }
 
 function bench(
@@ -136,10 +136,12 @@ function bench(
     sink,
     events,
     async fetch(changes = {}) {
-      const { done } = fetcher.downloadTask(
-        { ...request, ...changes },
-        { to: sink, onEvent: (event) => events.push(event) },
-      );
+      const done = fetcher.downloadTask({
+        ...request,
+        ...changes,
+        to: sink,
+        onEvent: (event) => events.push(event),
+      });
       await runtime.clock.advanceUntil(done, 3_600_000);
       return done;
     },
@@ -492,11 +494,13 @@ describe("the digest of the whole", () => {
         watched.push(VortexError.from(error, "Internal").code);
       }
     };
-    const download = fetcher.downloadTask(
-      { ...request, digest },
-      { to: sink, onEvent: ({ type }) => void (type === "started" && watch()) },
-    );
-    await clock.advanceUntil(download.done, 3_600_000);
+    const download = fetcher.downloadTask({
+      ...request,
+      digest,
+      to: sink,
+      onEvent: ({ type }) => void (type === "started" && watch()),
+    });
+    await clock.advanceUntil(download, 3_600_000);
     assert.equal(contentOf(sink.bytes(), 0), "right");
     assert.ok(watched.includes("8"), "the wrong one was there for a while");
     assert.equal(watched.at(-1), "DigestMismatch");

@@ -14,7 +14,7 @@ import { memorySink } from "../../../src/task/memory-sink.ts";
 import { requireDigest } from "../../../src/task/piece-check.ts";
 import type { SinkSession, TaskSink } from "../../../src/task/sink.ts";
 import type { TaskSettings } from "../../../src/task/source.ts";
-import type { TaskDownload, TaskEvent, TaskOptions, TaskRequest } from "../../../src/task/task.ts";
+import type { TaskDownload, TaskEvent, TaskStreamOptions } from "../../../src/task/task.ts";
 import type { Operation, Telemetry } from "../../../src/telemetry.ts";
 import { assertRejects, assertThrows, rejectionOf } from "../../support/failures.ts";
 import { type FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
@@ -41,12 +41,11 @@ interface Bench {
   readonly clock: FakeClock;
   readonly parents: FakeParents;
   readonly fetcher: TaskFetcher;
-  readonly request: TaskRequest;
+  readonly request: TaskStreamOptions;
   readonly events: TaskEvent[];
   /** Fetches a task to memory and returns its content. */
   fetch(
-    request?: Partial<TaskRequest>,
-    options?: TaskOptions,
+    options?: Partial<TaskStreamOptions>,
   ): Promise<{ bytes: Uint8Array; download: TaskDownload }>;
   /** Waits for a promise, advancing the clock as far as necessary. */
   settled<T>(promise: Promise<T>): Promise<T>;
@@ -77,20 +76,28 @@ function bench(
     request,
     events,
     settled,
-    async fetch(changes = {}, taskOptions = {}) {
+    async fetch(options = {}) {
       const to = memorySink();
       const onEvent = (event: TaskEvent): void => {
         events.push(event);
-        taskOptions.onEvent?.(event);
+        options.onEvent?.(event);
       };
-      const download = fetcher.downloadTask(
-        { ...request, ...changes },
-        { ...taskOptions, onEvent, to },
-      );
-      await settled(download.done);
+      const download = fetcher.downloadTask({
+        ...request,
+        ...options,
+        onEvent,
+        to,
+      });
+      await settled(download);
       return { bytes: to.bytes(), download };
     },
   };
+}
+
+/** Returns a signal and the function that aborts it. */
+function controller(): { readonly signal: AbortSignal; abort(reason?: unknown): void } {
+  const own = new AbortController();
+  return { signal: own.signal, abort: (reason) => own.abort(reason) };
 }
 
 /** Compares bytes without printing them. */
@@ -178,7 +185,7 @@ describe("a task from several parents", () => {
       parents.numbers().sort((a, b) => a - b),
       Array.from({ length: 21 }, (_, number) => number),
     );
-    const report = await download.done;
+    const report = await download;
     assert.deepEqual([report.bytes, report.pieces, report.resumedPieces], [content.length, 21, 0]);
     assert.equal(
       report.parents.reduce((sum, parent) => sum + parent.pieces, 0),
@@ -203,9 +210,9 @@ describe("a task from several parents", () => {
       "lies:1": (request) => (request.number % 5 === 0 ? corrupt(request) : honest()(request)),
       "gone:1": failing("ConnectionRefused"),
     });
-    const { bytes, download } = await fetch({}, { concurrentPieceCount: 8 });
+    const { bytes, download } = await fetch({ concurrentPieceCount: 8 });
     assertBytes(bytes, content);
-    const { parents } = await download.done;
+    const { parents } = await download;
     const reasons = Object.fromEntries(
       parents.map((parent) => [parent.parent, parent.reasons.map(({ code }) => code)] as const),
     );
@@ -257,7 +264,7 @@ describe("a task from several parents", () => {
     });
     const { bytes, download } = await fetch();
     assertBytes(bytes, content);
-    assert.equal((await download.done).parents[0]?.pieces, 21);
+    assert.equal((await download).parents[0]?.pieces, 21);
   });
 
   for (const code of ["InvalidArgument", "Internal"] as const) {
@@ -265,7 +272,7 @@ describe("a task from several parents", () => {
       const { fetch } = bench({ "a:1": failing(code), "b:1": honest() });
       const { bytes, download } = await fetch();
       assertBytes(bytes, content);
-      assert.equal((await download.done).parents[0]?.state, "excluded");
+      assert.equal((await download).parents[0]?.state, "excluded");
     });
 
     it(`fails as ${code} if every parent fails that way`, async () => {
@@ -277,18 +284,16 @@ describe("a task from several parents", () => {
   it("rejects a piece at a wrong offset", async () => {
     const { fetcher, request, settled } = bench({ "a:1": honest() });
     const wrong = { ...request, contentLength: content.length, pieceLength: PIECE * 2 };
-    const error = await rejectionOf(
-      settled(fetcher.downloadTask(wrong, { to: memorySink() }).done),
-    );
+    const error = await rejectionOf(settled(fetcher.downloadTask({ ...wrong, to: memorySink() })));
     assert.equal(error.code, "PieceMismatch");
   });
 
   it("never exceeds the pieces in flight, nor the requests to one parent", async () => {
     const one = bench({ "a:1": honest(), "b:1": honest() });
-    await one.fetch({}, { concurrentPieceCount: 3 });
+    await one.fetch({ concurrentPieceCount: 3 });
     assert.ok(one.parents.maxInFlight <= 3, `${one.parents.maxInFlight} at once`);
     const two = bench({ "a:1": honest() }, { settings: { parentConcurrency: 2 } });
-    await two.fetch({}, { concurrentPieceCount: 8 });
+    await two.fetch({ concurrentPieceCount: 8 });
     assert.ok(two.parents.maxInFlight <= 2, `${two.parents.maxInFlight} at once`);
   });
 
@@ -307,7 +312,7 @@ describe("a task from several parents", () => {
         { speaksApi: true },
       );
       const { fetcher, request } = fetcherOf(parents, ["a:1"]);
-      await fetcher.downloadTask(request, { to: memorySink() }).done;
+      await fetcher.downloadTask({ ...request, to: memorySink() });
       assert.equal(parents.maxInFlight, most, `${mebibytes} MiB`);
     }
   });
@@ -316,7 +321,7 @@ describe("a task from several parents", () => {
 describe("validation of a request", () => {
   const { fetcher, request } = bench({ "a:1": honest() });
   const to = memorySink();
-  const bad: [string, Partial<TaskRequest>, TaskOptions?][] = [
+  const bad: [string, Partial<TaskStreamOptions>][] = [
     ["no parents", { parents: [] }],
     ["a parent without an address", { parents: [{}] }],
     ["a malformed address", { parents: ["nowhere"] }],
@@ -326,26 +331,23 @@ describe("validation of a request", () => {
     ["a range that ends before it begins", { range: { start: 9, end: 8 } }],
     ["a piece length of 0", { pieceLength: 0 }],
     ["pieces and a piece length", { pieces: [{ number: 0, offset: 0, length: 1 }] }],
-    ["no pieces at a time", {}, { concurrentPieceCount: 0 }],
-    ["a rate of 0", {}, { rateLimit: 0 }],
+    ["no pieces at a time", { concurrentPieceCount: 0 }],
+    ["a rate of 0", { rateLimit: 0 }],
   ];
-  for (const [name, changes, options] of bad) {
-    it(`rejects ${name} as InvalidArgument`, () => {
-      assertThrows(
-        () => fetcher.downloadTask({ ...request, ...changes }, { ...options, to }),
-        "InvalidArgument",
-      );
+  for (const [name, changes] of bad) {
+    it(`rejects ${name} as InvalidArgument`, async () => {
+      await assertRejects(fetcher.downloadTask({ ...request, ...changes, to }), "InvalidArgument");
     });
   }
 
-  it("names both digest and range if it rejects their combination", () => {
+  it("names both digest and range if it rejects their combination", async () => {
     const digest = `sha256:${"0".repeat(64)}`;
     for (const [range, text] of [
       [{ start: 0, end: 1 }, "0 to 1"],
       [{ start: 2 }, "2 to the end"],
     ] as const) {
-      const refused = assertThrows(
-        () => fetcher.downloadTask({ ...request, digest, range }, { to }),
+      const refused = await assertRejects(
+        fetcher.downloadTask({ ...request, digest, range, to }),
         "InvalidArgument",
       );
       assert.ok(
@@ -355,22 +357,22 @@ describe("validation of a request", () => {
     }
   });
 
-  it("rejects missing lengths as InvalidArgument if no directory can be asked", () => {
+  it("rejects missing lengths as InvalidArgument if no directory can be asked", async () => {
     const { taskId: id, hostId, parents } = request;
-    assertThrows(
-      () => fetcher.downloadTask({ taskId: id, hostId, parents }, { to }),
+    await assertRejects(
+      fetcher.downloadTask({ taskId: id, hostId, parents, to }),
       "InvalidArgument",
     );
   });
 
-  it("rejects a list of pieces with a gap as InvalidArgument", () => {
+  it("rejects a list of pieces with a gap as InvalidArgument", async () => {
     const { taskId: id, hostId, parents } = request;
     const pieces = [
       { number: 0, offset: 0, length: 10 },
       { number: 1, offset: 11, length: 10 },
     ];
-    assertThrows(
-      () => fetcher.downloadTask({ taskId: id, hostId, parents, pieces }, { to }),
+    await assertRejects(
+      fetcher.downloadTask({ taskId: id, hostId, parents, pieces, to }),
       "InvalidArgument",
     );
   });
@@ -391,7 +393,7 @@ describe("digests", () => {
       const digest = digestOf(algorithm, content, portableHashers);
       const { bytes, download } = await fetch({ digest });
       assertBytes(bytes, content);
-      assert.deepEqual((await download.done).verified, { level: "whole", digest, by: "caller" });
+      assert.deepEqual((await download).verified, { level: "whole", digest, by: "caller" });
     });
   }
 
@@ -400,7 +402,7 @@ describe("digests", () => {
     const to = new NotingSink();
     const digest = digestOf("sha256", content.subarray(1), portableHashers);
     await assertRejects(
-      settled(fetcher.downloadTask({ ...request, digest }, { to }).done),
+      settled(fetcher.downloadTask({ ...request, digest, to })),
       "DigestMismatch",
     );
     assert.ok(!to.calls.includes("finish"));
@@ -409,7 +411,7 @@ describe("digests", () => {
 
   it("verifies pieces by the digests of the caller, also by another algorithm than that of the parents", async () => {
     const { parents, fetcher, settled } = bench({ "a:1": honest() });
-    const listed = (digestFor: (number: number) => string): TaskRequest => ({
+    const listed = (digestFor: (number: number) => string): TaskStreamOptions => ({
       taskId,
       hostId: "h",
       parents: ["a:1"],
@@ -421,21 +423,19 @@ describe("digests", () => {
     });
     const right = listed((number) => digestOf("sha256", parents.bytesOf(number), portableHashers));
     const to = memorySink();
-    await settled(fetcher.downloadTask(right, { to }).done);
+    await settled(fetcher.downloadTask({ ...right, to }));
     assertBytes(to.bytes(), content);
     const wrong = listed((number) =>
       digestOf("sha256", parents.bytesOf(number === 9 ? 8 : number), portableHashers),
     );
-    const error = await rejectionOf(
-      settled(fetcher.downloadTask(wrong, { to: memorySink() }).done),
-    );
+    const error = await rejectionOf(settled(fetcher.downloadTask({ ...wrong, to: memorySink() })));
     assert.equal(error.code, "DigestMismatch");
     const announced = listed((number) =>
       number === 9 ? "crc32:1" : digestOf("crc32", parents.bytesOf(number), portableHashers),
     );
     const before = parents.asked.length;
     assert.equal(
-      (await rejectionOf(settled(fetcher.downloadTask(announced, { to: memorySink() }).done))).code,
+      (await rejectionOf(settled(fetcher.downloadTask({ ...announced, to: memorySink() })))).code,
       "DigestMismatch",
     );
     assert.ok(parents.asked.length > before);
@@ -500,7 +500,7 @@ describe("hedged attempts", () => {
     };
     const { fetcher, request, settled } = bench({ "a:1": poisoning, "b:1": honest() });
     const to = new NotingSink();
-    await settled(fetcher.downloadTask(request, { to }).done);
+    await settled(fetcher.downloadTask({ ...request, to }));
     assertBytes(to.bytes, content);
     for (let number = 0; number < 21; number++) {
       const commit = to.calls.indexOf(`commit ${number}`);
@@ -537,7 +537,7 @@ describe("hedged attempts", () => {
     const made: Bench = bench({ "a:1": dripping, "b:1": paced });
     const { fetcher, request, clock } = made;
     const to = memorySink();
-    const { done } = fetcher.downloadTask(request, { to });
+    const done = fetcher.downloadTask({ ...request, to });
     // The other parent alone takes 3 s; the end of one piece from this parent takes 100 s.
     assert.ok((await clock.advanceUntil(done, 600_000)) < 30_000);
     await done;
@@ -570,14 +570,14 @@ describe("hedged attempts", () => {
       entered();
       await gate;
     };
-    const download = fetcher.downloadTask(request, { to });
+    const download = fetcher.downloadTask({ ...request, to });
     await inside;
     // The writer is inside the sink, which is a local delay: nothing is hedged until it returns and
     // its parent stalls.
     await runtime.clock.advance(60_000);
     assert.deepEqual(parents.numbers("b:1"), []);
     leave();
-    await runtime.clock.advanceUntil(download.done, 100_000);
+    await runtime.clock.advanceUntil(download, 100_000);
     assertBytes(to.bytes, small);
   });
 
@@ -615,7 +615,8 @@ describe("hedged attempts", () => {
       await gate;
     };
     let counted = 0;
-    const download = fetcher.downloadTask(request, {
+    const download = fetcher.downloadTask({
+      ...request,
       to,
       onEvent: ({ type }) => void (type === "piece" && counted++),
     });
@@ -625,7 +626,7 @@ describe("hedged attempts", () => {
     goOn();
     await settle();
     leave();
-    await runtime.clock.advanceUntil(download.done, 100_000);
+    await runtime.clock.advanceUntil(download, 100_000);
     assertBytes(to.bytes, small);
     assert.deepEqual(
       to.calls.filter((call) => call.startsWith("commit")),
@@ -640,14 +641,14 @@ describe("limits", () => {
   it("a rate limit applies to the task, and its delays are not blamed on the parents", async () => {
     const { fetcher, request, clock } = bench({ "a:1": honest(PIECE), "b:1": honest(PIECE) });
     const to = memorySink();
-    const download = fetcher.downloadTask(request, { to, rateLimit: 1000, stallTimeout: 2000 });
-    const time = await clock.advanceUntil(download.done, 1_000_000, 100);
+    const download = fetcher.downloadTask({ ...request, to, rateLimit: 1000, stallTimeout: 2000 });
+    const time = await clock.advanceUntil(download, 1_000_000, 100);
     // One second's worth of bytes may pass at once.
     assert.ok(
       time >= content.length - 1000 - 8 * PIECE && time <= content.length + 1000,
       `${time} ms`,
     );
-    for (const { errors } of (await download.done).parents) assert.equal(errors, 0);
+    for (const { errors } of (await download).parents) assert.equal(errors, 0);
   });
 
   it("delays by a rate limit count against no timeout: each piece is fetched once, however low the limit", async () => {
@@ -687,7 +688,7 @@ describe("limits", () => {
     };
     const to = memorySink();
     const limits = { rateLimit: 100, pieceTimeout: 5000, stallTimeout: 1000 };
-    const { done } = fetcher.downloadTask(request, { ...limits, to });
+    const done = fetcher.downloadTask({ ...request, ...limits, to });
     const time = await clock.advanceUntil(done, 10_000_000, 1000);
     await done;
     assertBytes(to.bytes(), content);
@@ -703,13 +704,14 @@ describe("limits", () => {
       "a:1": honest(PIECE),
       "b:1": honest(PIECE),
     });
-    const download = fetcher.downloadTask(request, {
+    const download = fetcher.downloadTask({
+      ...request,
       to: memorySink(),
       rateLimit: 1000,
       stallTimeout: 20_000,
     });
-    await clock.advanceUntil(download.done, 1_000_000, 100);
-    await download.done;
+    await clock.advanceUntil(download, 1_000_000, 100);
+    await download;
     assert.equal(parents.maxInFlight, 2);
   });
 
@@ -721,17 +723,20 @@ describe("limits", () => {
     };
     const made: Bench = bench({ "a:1": slow });
     const { parents, fetcher, request, clock } = made;
-    const download = fetcher.downloadTask(request, {
+    const { signal, abort } = controller();
+    const download = fetcher.downloadTask({
+      ...request,
       to: memorySink(),
       rateLimit: 5000,
       stallTimeout: 1000,
+      signal,
     });
     await settle();
     assert.equal(parents.maxInFlight, 1);
     await clock.advance(6500);
     assert.equal(parents.maxInFlight, 7);
-    download.cancel();
-    await rejectionOf(download.done);
+    abort();
+    await rejectionOf(download);
   });
 
   it("a rate limit of the downloader applies to all of its tasks together", async () => {
@@ -739,12 +744,8 @@ describe("limits", () => {
       { "a:1": honest(PIECE) },
       { settings: { rateLimit: 2000 } },
     );
-    const downloads = [1, 2].map(() => fetcher.downloadTask(request, { to: memorySink() }));
-    const time = await clock.advanceUntil(
-      Promise.all(downloads.map(({ done }) => done)),
-      1_000_000,
-      100,
-    );
+    const downloads = [1, 2].map(() => fetcher.downloadTask({ ...request, to: memorySink() }));
+    const time = await clock.advanceUntil(Promise.all(downloads), 1_000_000, 100);
     assert.ok(
       time >= content.length - 2000 - 16 * PIECE && time <= content.length + 1000,
       `${time} ms`,
@@ -763,13 +764,15 @@ describe("limits", () => {
       { settings: { parentConcurrency: 4 } },
     );
     const asked = (): number => parents.asked.length;
-    const first = fetcher.downloadTask(request, {
+    const first = fetcher.downloadTask({
+      ...request,
       to: memorySink(),
       onEvent: ({ type }) => void (type === "piece" && owners.push("first")),
     });
     await settle();
     assert.equal(asked(), 4);
-    const second = fetcher.downloadTask(request, {
+    const second = fetcher.downloadTask({
+      ...request,
       to: memorySink(),
       onEvent: ({ type }) => void (type === "piece" && owners.push("second")),
     });
@@ -782,7 +785,7 @@ describe("limits", () => {
       await settle();
       assert.ok((parents.inFlight.get("a:1") ?? 0) <= 4);
     }
-    await Promise.all([first.done, second.done]);
+    await Promise.all([first, second]);
     const half = owners.slice(4, 34).filter((owner) => owner === "second").length;
     assert.ok(half >= 13 && half <= 17, `${half} of 30`);
   });
@@ -791,7 +794,8 @@ describe("limits", () => {
 describe("pause, cancel, close", () => {
   it("a paused task completes its pieces in flight and starts none until it is resumed", async () => {
     const { fetcher, request, parents, clock } = bench({ "a:1": honest() });
-    const download = fetcher.downloadTask(request, {
+    const download = fetcher.downloadTask({
+      ...request,
       to: memorySink(),
       concurrentPieceCount: 2,
       onEvent: ({ type }) => void (type === "started" && download.pause()),
@@ -801,7 +805,7 @@ describe("pause, cancel, close", () => {
     assert.equal(parents.asked.length, 0);
     assert.equal(download.progress().paused, true);
     download.resume();
-    await clock.advanceUntil(download.done, 10_000);
+    await clock.advanceUntil(download, 10_000);
     assert.equal(download.progress().pieces, 21);
   });
 
@@ -809,12 +813,12 @@ describe("pause, cancel, close", () => {
     const { fetcher, request, parents, clock } = bench({ "a:1": silent });
     const abort = new AbortController();
     const to = new NotingSink();
-    const download = fetcher.downloadTask(request, { to, signal: abort.signal });
+    const download = fetcher.downloadTask({ ...request, to, signal: abort.signal });
     await settle();
     assert.equal(parents.inFlight.get("a:1"), 8);
     const reason = new Error("enough");
     abort.abort(reason);
-    const error = await assertRejects(download.done, "Aborted");
+    const error = await assertRejects(download, "Aborted");
     assert.equal(error.cause, reason);
     assert.equal(parents.inFlight.get("a:1"), 0);
     assert.deepEqual(to.calls, ["abort"]);
@@ -823,24 +827,26 @@ describe("pause, cancel, close", () => {
 
   it("an already aborted signal ends the task before any request", async () => {
     const { fetcher, request, parents } = bench({ "a:1": honest() });
-    const download = fetcher.downloadTask(request, {
+    const download = fetcher.downloadTask({
+      ...request,
       to: memorySink(),
       signal: AbortSignal.abort(),
     });
-    await assertRejects(download.done, "Aborted");
+    await assertRejects(download, "Aborted");
     assert.deepEqual(parents.asked, []);
   });
 
-  it("cancel ends the task with Aborted, and closing the downloader ends it with Closed", async () => {
+  it("an abort ends the task with Aborted, and closing the downloader ends it with Closed", async () => {
     const { fetcher, request } = bench({ "a:1": silent });
-    const one = fetcher.downloadTask(request, { to: memorySink() });
-    const other = fetcher.downloadTask(request, { to: memorySink() });
+    const { signal, abort } = controller();
+    const one = fetcher.downloadTask({ ...request, to: memorySink(), signal });
+    const other = fetcher.downloadTask({ ...request, to: memorySink() });
     await settle();
-    one.cancel("enough");
-    assert.equal((await assertRejects(one.done, "Aborted")).cause, "enough");
+    abort("enough");
+    assert.equal((await assertRejects(one, "Aborted")).cause, "enough");
     await fetcher.close();
-    await assertRejects(other.done, "Closed");
-    assertThrows(() => fetcher.downloadTask(request, { to: memorySink() }), "Closed");
+    await assertRejects(other, "Closed");
+    await assertRejects(fetcher.downloadTask({ ...request, to: memorySink() }), "Closed");
   });
 
   it("a listener that throws ends the task", async () => {
@@ -850,7 +856,7 @@ describe("pause, cancel, close", () => {
       throw cause;
     };
     const error = await assertRejects(
-      fetcher.downloadTask(request, { to: memorySink(), onProgress }).done,
+      fetcher.downloadTask({ ...request, to: memorySink(), onProgress }),
       "Aborted",
     );
     assert.equal(error.cause, cause);
@@ -864,7 +870,7 @@ describe("sinks", () => {
     to.onWrite = (number) => {
       if (number === 5) throw new VortexError("StorageFailed", "the disk is full");
     };
-    const error = await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
+    const error = await assertRejects(fetcher.downloadTask({ ...request, to }), "StorageFailed");
     assert.equal(error.message, "the disk is full");
     assert.equal(to.calls.at(-1), "abort");
   });
@@ -873,7 +879,7 @@ describe("sinks", () => {
     const { fetcher, request } = bench({ "a:1": honest() });
     const to = new NotingSink();
     to.onWrite = () => Promise.reject(new TypeError("oops"));
-    await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
+    await assertRejects(fetcher.downloadTask({ ...request, to }), "StorageFailed");
   });
 
   it("resumed pieces are verified, then counted if intact, or fetched again", async () => {
@@ -888,11 +894,13 @@ describe("sinks", () => {
     });
     const events: TaskEvent[] = [];
     const digest = digestOf("sha256", content, portableHashers);
-    const download = fetcher.downloadTask(
-      { ...request, digest },
-      { to, onEvent: (event) => events.push(event) },
-    );
-    const report = await settled(download.done);
+    const download = fetcher.downloadTask({
+      ...request,
+      digest,
+      to,
+      onEvent: (event) => events.push(event),
+    });
+    const report = await settled(download);
     assertBytes(to.bytes, content);
     assert.deepEqual([report.resumedPieces, report.resumedBytes], [3, 2 * PIECE + 123]);
     const asked = parents.numbers();
@@ -918,7 +926,7 @@ describe("sinks", () => {
       if (type === "parent-excluded") resolve();
     };
     await assertRejects(
-      settled(fetcher.downloadTask(request, { to, onEvent }).done),
+      settled(fetcher.downloadTask({ ...request, to, onEvent })),
       "DigestMismatch",
     );
   });
@@ -926,7 +934,7 @@ describe("sinks", () => {
   it("advance is called in ascending order, and finish comes last", async () => {
     const { fetcher, request, settled } = bench({ "a:1": honest(), "b:1": honest() });
     const to = new NotingSink();
-    await settled(fetcher.downloadTask(request, { to }).done);
+    await settled(fetcher.downloadTask({ ...request, to }));
     const advances = to.calls
       .filter((call) => call.startsWith("advance"))
       .map((call) => Number(call.split(" ")[1]));
@@ -941,7 +949,7 @@ describe("sinks", () => {
   it("a memory sink rejects content beyond its maximum length", async () => {
     const { fetcher, request } = bench({ "a:1": honest() });
     const to = memorySink({ maxLength: 1000 });
-    const error = await assertRejects(fetcher.downloadTask(request, { to }).done, "StorageFailed");
+    const error = await assertRejects(fetcher.downloadTask({ ...request, to }), "StorageFailed");
     assert.equal(error.kind, "local");
     assert.match(error.message, /expected at most 1000 bytes, got \d+; raise maxLength/);
     assertThrows(() => memorySink().bytes(), "InvalidArgument");
@@ -980,7 +988,7 @@ describe("memory", () => {
         abort: async () => {},
       }),
     };
-    await settled(fetcher.downloadTask(request, { to: sink, concurrentPieceCount: 8 }).done);
+    await settled(fetcher.downloadTask({ ...request, to: sink, concurrentPieceCount: 8 }));
     assert.equal(written, 200 * PIECE);
     // One chunk on its way into the sink, one that the test parent holds for its digest, and one
     // that it creates.
@@ -995,7 +1003,7 @@ describe("a task as a stream", () => {
     const chunks: Uint8Array[] = [];
     for await (const chunk of stream.content) chunks.push(chunk);
     assertBytes(joined(chunks), content);
-    assert.equal((await stream.done).bytes, content.length);
+    assert.equal((await stream.report).bytes, content.length);
   });
 
   it("does not read further ahead of its reader than the memory limit", async () => {
@@ -1042,7 +1050,7 @@ describe("a task as a stream", () => {
     );
     assert.equal(error.code, "DigestMismatch");
     assert.ok(taken < content.length, "all bytes were handed out");
-    await assertRejects(stream.done, "DigestMismatch");
+    await assertRejects(stream.report, "DigestMismatch");
   });
 
   it("errors with the error of the download, also before the first chunk", async () => {
@@ -1057,7 +1065,7 @@ describe("a task as a stream", () => {
     const reader = stream.content.getReader();
     await reader.read();
     await reader.cancel("enough");
-    assert.equal((await assertRejects(stream.done, "Aborted")).cause, "enough");
+    assert.equal((await assertRejects(stream.report, "Aborted")).cause, "enough");
     assert.equal(parents.inFlight.get("a:1"), 0);
   });
 
@@ -1071,14 +1079,15 @@ describe("progress", () => {
   it("counts bytes and pieces up to the end, and is reported at most ten times a second", async () => {
     const { fetcher, request, settled, clock } = bench({ "a:1": honest(512) });
     const reports: [at: number, bytes: number][] = [];
-    const download = fetcher.downloadTask(request, {
+    const download = fetcher.downloadTask({
+      ...request,
       to: memorySink(),
       rateLimit: 20_000,
       onProgress: ({ bytes }) => reports.push([clock.now(), bytes]),
     });
     const before = download.progress();
     assert.deepEqual([before.bytes, before.totalBytes, before.timeLeft], [0, undefined, undefined]);
-    await settled(download.done);
+    await settled(download);
     const after = download.progress();
     assert.deepEqual(
       [after.bytes, after.totalBytes, after.pieces, after.timeLeft],
@@ -1091,15 +1100,21 @@ describe("progress", () => {
 
   it("has the rate of the last seconds, and the remaining time follows from it", async () => {
     const { fetcher, request, clock } = bench({ "a:1": honest(500) });
-    const download = fetcher.downloadTask(request, { to: memorySink(), rateLimit: 4000 });
+    const { signal, abort } = controller();
+    const download = fetcher.downloadTask({
+      ...request,
+      to: memorySink(),
+      rateLimit: 4000,
+      signal,
+    });
     for (let second = 0; second < 12; second++) await clock.advance(1000);
     const { rate, timeLeft, bytes } = download.progress();
     assert.ok(rate > 3000 && rate < 5000, `${rate} bytes a second`);
     assert.ok(
       timeLeft !== undefined && Math.abs(timeLeft - ((content.length - bytes) * 1000) / rate) < 1,
     );
-    download.cancel();
-    await rejectionOf(download.done);
+    abort();
+    await rejectionOf(download);
   });
 });
 
@@ -1167,7 +1182,7 @@ describe("parents with a directory", () => {
     directory.pieces.set("a:4000", announcing(all.filter((number) => number % 3 === 0)));
     directory.pieces.set("b:4000", announcing(all.filter((number) => number % 3 !== 0)));
     const to = memorySink();
-    await settled(fetcher.downloadTask(request, { to }).done);
+    await settled(fetcher.downloadTask({ ...request, to }));
     assertBytes(to.bytes(), content);
     assert.ok(parents.numbers("a:1").every((number) => number % 3 === 0));
     assert.ok(parents.numbers("b:1").every((number) => number % 3 !== 0));
@@ -1194,7 +1209,7 @@ describe("parents with a directory", () => {
     directory.pieces.set("a:4000", announcing(all));
     const asked: [what: string, inside: boolean][] = [];
     directory.onAsked = (what) => asked.push([what, inside]);
-    await settled(fetcher.downloadTask(request, { to: memorySink() }).done);
+    await settled(fetcher.downloadTask({ ...request, to: memorySink() }));
     assert.deepEqual(asked, [
       ["stat", true],
       ["sync", true],
@@ -1209,9 +1224,7 @@ describe("parents with a directory", () => {
     })();
     directory.pieces.set("api:1", moved);
     const to = memorySink();
-    await settled(
-      fetcher.downloadTask({ ...request, parents: [{ apiAddr: "api:1" }] }, { to }).done,
-    );
+    await settled(fetcher.downloadTask({ ...request, parents: [{ apiAddr: "api:1" }], to }));
     assertBytes(to.bytes(), content);
   });
 
@@ -1220,7 +1233,7 @@ describe("parents with a directory", () => {
     directory.stats.set("a:4000", { ...outline, digest: `sha256:${"0".repeat(64)}` });
     directory.pieces.set("a:4000", announcing(all));
     await assertRejects(
-      settled(fetcher.downloadTask(request, { to: memorySink() }).done),
+      settled(fetcher.downloadTask({ ...request, to: memorySink() })),
       "DigestMismatch",
     );
   });
@@ -1234,8 +1247,8 @@ describe("parents with a directory", () => {
     directory.stats.set("b:4000", { contentLength: 5, pieceLength: 5, pieceCount: 1 });
     directory.pieces.set("a:4000", announcing(all));
     directory.pieces.set("b:4000", announcing(all));
-    const download = fetcher.downloadTask(request, { to: memorySink() });
-    const { parents: progress } = await settled(download.done);
+    const download = fetcher.downloadTask({ ...request, to: memorySink() });
+    const { parents: progress } = await settled(download);
     assert.deepEqual(
       [progress[1]?.state, progress[1]?.reasons[0]?.code],
       ["excluded", "PieceMismatch"],
@@ -1265,9 +1278,7 @@ describe("parents with a directory", () => {
       const digest = digestOf("sha256", content, portableHashers);
       const wanted =
         code === "InvalidArgument" ? { range: { start: PIECE, end: 2 * PIECE } } : { digest };
-      const { parents: seen } = await settled(
-        fetcher.downloadTask({ ...request, ...wanted }, { to }).done,
-      );
+      const { parents: seen } = await settled(fetcher.downloadTask({ ...request, ...wanted, to }));
       assertBytes(
         to.bytes(),
         code === "InvalidArgument" ? content.subarray(PIECE, 2 * PIECE) : content,
@@ -1293,9 +1304,7 @@ describe("parents with a directory", () => {
       digest: digestOf("crc32", content, portableHashers),
     });
     for (const addr of ["a:4000", "b:4000", "c:4000"]) directory.pieces.set(addr, announcing(all));
-    const { parents: seen } = await settled(
-      fetcher.downloadTask(request, { to: memorySink() }).done,
-    );
+    const { parents: seen } = await settled(fetcher.downloadTask({ ...request, to: memorySink() }));
     assert.deepEqual(
       seen.map(({ state }) => state),
       ["active", "active", "active"],
@@ -1311,7 +1320,7 @@ describe("parents with a directory", () => {
     })();
     directory.pieces.set("b:4000", nonsense);
     const { parents: progress } = await settled(
-      fetcher.downloadTask(request, { to: memorySink() }).done,
+      fetcher.downloadTask({ ...request, to: memorySink() }),
     );
     assert.equal(progress[1]?.state, "excluded");
   });
@@ -1322,7 +1331,7 @@ describe("parents with a directory", () => {
     directory.stats.set("b:4000", new VortexError("RemoteUnimplemented", "no such call"));
     directory.pieces.set("a:4000", new VortexError("RemoteUnimplemented", "no such call"));
     const to = memorySink();
-    await settled(fetcher.downloadTask(request, { to }).done);
+    await settled(fetcher.downloadTask({ ...request, to }));
     assertBytes(to.bytes(), content);
   });
 
@@ -1330,7 +1339,7 @@ describe("parents with a directory", () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
     directory.stats.set("b:4000", new VortexError("ConnectionRefused", "nobody there"));
     const error = await rejectionOf(
-      settled(fetcher.downloadTask(request, { to: memorySink() }).done),
+      settled(fetcher.downloadTask({ ...request, to: memorySink() })),
     );
     assert.equal(error.code, "Unreachable");
     assert.match(error.message, /a:1: NotFound.*b:1: ConnectionRefused/);
@@ -1353,7 +1362,7 @@ describe("parents with a directory", () => {
       const { fetcher, request, settled, directory } = asking({ "a:1": honest() });
       directory.stats.set("a:4000", answer);
       const error = await rejectionOf(
-        settled(fetcher.downloadTask(request, { to: memorySink() }).done),
+        settled(fetcher.downloadTask({ ...request, to: memorySink() })),
       );
       assert.ok(["ProtocolViolation", "LimitExceeded"].includes(error.code), error.code);
     });
@@ -1369,7 +1378,7 @@ describe("parents with a directory", () => {
     })();
     directory.pieces.set("a:4000", breaking);
     const to = memorySink();
-    await settled(fetcher.downloadTask(request, { to }).done);
+    await settled(fetcher.downloadTask({ ...request, to }));
     assertBytes(to.bytes(), content);
     assert.equal(directory.synced.length, 2);
   });
@@ -1383,7 +1392,7 @@ describe("serving pieces during a download", () => {
       yield bytes;
     };
     const { fetcher, request, parents } = bench({ "a:1": gated });
-    const download = fetcher.downloadTask(request, { to: memorySink() });
+    const download = fetcher.downloadTask({ ...request, to: memorySink() });
     await settle();
     const { store } = download;
     const task = await store.getTask(taskId);
@@ -1407,7 +1416,7 @@ describe("serving pieces during a download", () => {
       gates.shift()?.();
       await settle();
     }
-    await download.done;
+    await download;
     await watching;
     assert.equal(new Set(heard).size, 21);
     assert.equal((await store.getTask(taskId))?.complete, true);
@@ -1427,7 +1436,9 @@ describe("serving pieces during a download", () => {
 
   it("serves nothing after a failed download, and its watchers receive the error", async () => {
     const { fetcher, request } = bench({ "a:1": silent });
-    const download = fetcher.downloadTask(request, { to: memorySink() });
+    const { signal, abort } = controller();
+    const download = fetcher.downloadTask({ ...request, to: memorySink(), signal });
+    download.catch(() => {});
     await settle();
     const task = await download.store.getTask(taskId);
     const watching = (async () => {
@@ -1435,7 +1446,7 @@ describe("serving pieces during a download", () => {
     })();
     watching.catch(() => {});
     await settle();
-    download.cancel();
+    abort();
     await assertRejects(watching, "Aborted");
     assert.equal(await download.store.getTask(taskId), undefined);
   });

@@ -44,7 +44,7 @@ function discovering(directory: TaskDirectory) {
     addressOf: () => undefined,
   } as unknown as TaskSource;
   const discovery = new ParentDiscovery({
-    request: { taskId, hostId: "host", parents: [] },
+    request: { taskId, hostId: "host", kind: "standard", range: undefined },
     source,
     digest: undefined,
     maxPieceLength: 1000,

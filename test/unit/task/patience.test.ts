@@ -62,7 +62,7 @@ describe("patience with the last parents", () => {
         "a:1": (at) => (at < seconds ? down : honest()),
       });
       const to = memorySink();
-      const download = fetcher.downloadTask(request, { to, onEvent });
+      const download = fetcher.downloadTask({ ...request, to, onEvent });
       await clock.advance(seconds * 1000 - 100);
       if (seconds > 5) {
         const { patienceLeft, parents } = download.progress();
@@ -74,8 +74,8 @@ describe("patience with the last parents", () => {
         assert.ok(patienceLeft <= (64 - seconds) * 1000, `${patienceLeft} ms`);
         assert.equal(parents[0]?.state, "excluded");
       }
-      await clock.advanceUntil(download.done, 10_000, 10);
-      await download.done;
+      await clock.advanceUntil(download, 10_000, 10);
+      await download;
       assert.ok(second() <= seconds + 5.1, `done after ${second()} s`);
       assert.deepEqual(Buffer.compare(to.bytes(), content), 0);
       assert.equal(download.progress().patienceLeft, undefined);
@@ -96,9 +96,9 @@ describe("patience with the last parents", () => {
         "b:1": () => failing("Unreachable"),
       });
       const options = patience === undefined ? {} : { patience };
-      const download = fetcher.downloadTask(request, { to: memorySink(), ...options });
-      await clock.advanceUntil(download.done, 1_000_000, 50);
-      const error = await rejectionOf(download.done);
+      const download = fetcher.downloadTask({ ...request, to: memorySink(), ...options });
+      await clock.advanceUntil(download, 1_000_000, 50);
+      const error = await rejectionOf(download);
       assert.ok(second() >= least && second() <= most, `${second()} s with ${patience}`);
       assert.equal(error.code, "Unreachable");
       assert.match(error.message, /a:1: ConnectionRefused.*b:1: Unreachable/);
@@ -115,7 +115,7 @@ describe("patience with the last parents", () => {
       { "a:1": () => down },
       { settings: { patience: 20_000 } },
     );
-    const { done } = fetcher.downloadTask(request, { to: memorySink() });
+    const done = fetcher.downloadTask({ ...request, to: memorySink() });
     await clock.advanceUntil(done, 1_000_000, 50);
     await rejectionOf(done);
     assert.ok(second() >= 20 && second() <= 26, `${second()} s`);
@@ -131,7 +131,7 @@ describe("patience with the last parents", () => {
       };
       const made = bench({ "a:1": () => silent, "b:1": () => silent });
       const { clock, fetcher, request, second } = made;
-      const { done } = fetcher.downloadTask(request, { to: memorySink() });
+      const done = fetcher.downloadTask({ ...request, to: memorySink() });
       await clock.advanceUntil(done, 10_000_000, 1000);
       assert.equal((await rejectionOf(done)).code, "Stalled");
       // Each attempt takes 30 s, and received bytes restart the patience five times.
@@ -148,7 +148,7 @@ describe("patience with the last parents", () => {
         return down;
       },
     });
-    const { done } = fetcher.downloadTask(request, { to: memorySink() });
+    const done = fetcher.downloadTask({ ...request, to: memorySink() });
     await clock.advanceUntil(done, 1_000_000, 100);
     await done;
     assert.ok(second() >= 130 && second() < 140, `${second()} s`);
@@ -159,7 +159,11 @@ describe("patience with the last parents", () => {
       "wrong:1": () => corrupt,
       "slow:1": (at) => (at < 50 ? down : honest()),
     });
-    const { done } = fetcher.downloadTask(request, { to: memorySink(), concurrentPieceCount: 2 });
+    const done = fetcher.downloadTask({
+      ...request,
+      to: memorySink(),
+      concurrentPieceCount: 2,
+    });
     await clock.advance(1000);
     const asked = parents.numbers("wrong:1").length;
     await clock.advanceUntil(done, 1_000_000, 100);
@@ -180,7 +184,7 @@ describe("patience with the last parents", () => {
   ] as const) {
     it(`does not apply to ${code} of the only parent`, async () => {
       const { clock, fetcher, request, second } = bench({ "a:1": () => failing(code) });
-      const { done } = fetcher.downloadTask(request, { to: memorySink() });
+      const done = fetcher.downloadTask({ ...request, to: memorySink() });
       await clock.advanceUntil(done, 1_000_000, 50);
       assert.equal((await rejectionOf(done)).code, code);
       assert.ok(second() < 5, `${second()} s`);
@@ -191,15 +195,15 @@ describe("patience with the last parents", () => {
     const { clock, fetcher, request, parents } = bench({
       "a:1": (at) => (at < 500 ? down : honest()),
     });
-    const download = fetcher.downloadTask(request, { to: memorySink() });
+    const download = fetcher.downloadTask({ ...request, to: memorySink() });
     await clock.advance(20_000);
     download.pause();
     const before = parents.asked.length;
     await clock.advance(500_000);
     assert.equal(parents.asked.length, before);
     download.resume();
-    await clock.advanceUntil(download.done, 60_000, 100);
-    await download.done;
+    await clock.advanceUntil(download, 60_000, 100);
+    await download;
   });
 });
 
@@ -258,7 +262,7 @@ describe("patience with parents that announce their pieces", () => {
     );
     const { hostId, parents } = request;
     const to = memorySink();
-    const download = fetcher.downloadTask({ taskId, hostId, parents }, { to });
+    const download = fetcher.downloadTask({ taskId, hostId, parents, to });
     await clock.advance(40_000);
     const { patienceLeft, totalBytes } = download.progress();
     assert.equal(totalBytes, undefined);
@@ -266,8 +270,8 @@ describe("patience with parents that announce their pieces", () => {
       patienceLeft !== undefined && Math.abs(patienceLeft - 20_000) <= 100,
       `${patienceLeft} ms`,
     );
-    await clock.advanceUntil(download.done, 60_000, 10);
-    await download.done;
+    await clock.advanceUntil(download, 60_000, 10);
+    await download;
     assert.ok(second() >= 50 && second() <= 60, `${second()} s`);
     assert.equal(Buffer.compare(to.bytes(), content), 0);
   });
@@ -282,10 +286,13 @@ describe("patience with parents that announce their pieces", () => {
       const directory = directoryOf({ "a:4000": { from: 1e9, code } });
       const made = bench({ "a:1": () => honest() }, { directory });
       const { hostId, parents } = made.request;
-      const { done } = made.fetcher.downloadTask(
-        { taskId, hostId, parents },
-        { to: memorySink(), patience },
-      );
+      const done = made.fetcher.downloadTask({
+        taskId,
+        hostId,
+        parents,
+        to: memorySink(),
+        patience,
+      });
       await made.clock.advanceUntil(done, 100_000, 10);
       assert.equal((await rejectionOf(done)).code, code);
       const { asked: all } = made.parents.directory as ReturnType<ReturnType<typeof directoryOf>>;
@@ -306,11 +313,21 @@ describe("patience with parents that announce their pieces", () => {
     directory.stat = (addr, ...rest) =>
       addr === "b:4000" ? new Promise(() => {}) : stat(addr, ...rest);
     const { hostId, parents: addrs } = request;
-    const download = fetcher.downloadTask({ taskId, hostId, parents: addrs }, { to: memorySink() });
+    const { signal, abort } = (() => {
+      const own = new AbortController();
+      return { signal: own.signal, abort: () => own.abort() };
+    })();
+    const download = fetcher.downloadTask({
+      taskId,
+      hostId,
+      parents: addrs,
+      to: memorySink(),
+      signal,
+    });
     await clock.advance(10_000);
     assert.equal(download.progress().patienceLeft, undefined);
-    download.cancel();
-    void download.done.catch(() => {});
+    abort();
+    void download.catch(() => {});
     await settle();
   });
 
@@ -320,7 +337,7 @@ describe("patience with parents that announce their pieces", () => {
       { directory: directoryOf({ "a:4000": { from: 1e9 }, "b:4000": {} }) },
     );
     const { hostId, parents: addrs } = request;
-    const { done } = fetcher.downloadTask({ taskId, hostId, parents: addrs }, { to: memorySink() });
+    const done = fetcher.downloadTask({ taskId, hostId, parents: addrs, to: memorySink() });
     await clock.advanceUntil(done, 60_000, 10);
     await done;
     assert.ok(second() < 5, `${second()} s`);
@@ -338,15 +355,19 @@ describe("patience with parents that announce their pieces", () => {
       pieceLength: number;
     };
     const parents = [{ apiAddr: "api:1" }];
-    const download = fetcher.downloadTask(
-      { taskId, hostId, contentLength, pieceLength, parents },
-      { to: memorySink() },
-    );
+    const download = fetcher.downloadTask({
+      taskId,
+      hostId,
+      contentLength,
+      pieceLength,
+      parents,
+      to: memorySink(),
+    });
     await clock.advance(40_000);
     const { patienceLeft = 0 } = download.progress();
     assert.ok(patienceLeft > 20_000 && patienceLeft < 25_000, `${patienceLeft} ms`);
-    await clock.advanceUntil(download.done, 60_000, 10);
-    await download.done;
+    await clock.advanceUntil(download, 60_000, 10);
+    await download;
     assert.ok(second() >= 45 && second() < 51, `${second()} s`);
   });
 
@@ -360,10 +381,14 @@ describe("patience with parents that announce their pieces", () => {
       contentLength: number;
       pieceLength: number;
     };
-    const { done } = fetcher.downloadTask(
-      { taskId, hostId, contentLength, pieceLength, parents: [{ apiAddr: "api:1" }] },
-      { to: memorySink() },
-    );
+    const done = fetcher.downloadTask({
+      taskId,
+      hostId,
+      contentLength,
+      pieceLength,
+      parents: [{ apiAddr: "api:1" }],
+      to: memorySink(),
+    });
     await clock.advanceUntil(done, 600_000, 10);
     const error = await rejectionOf(done);
     assert.match(error.message, /api:1.*ConnectionRefused/);
@@ -381,10 +406,16 @@ describe("patience with parents that announce their pieces", () => {
       pieceLength: number;
     };
     parents.behave("a:1", () => new VortexError("ConnectionRefused", "down"));
-    const { done } = fetcher.downloadTask(
-      { taskId, hostId, contentLength, pieceLength, parents: ["a:1", { apiAddr: "b:1" }] },
-      { to: memorySink(), patience: 120_000, onEvent },
-    );
+    const done = fetcher.downloadTask({
+      taskId,
+      hostId,
+      contentLength,
+      pieceLength,
+      parents: ["a:1", { apiAddr: "b:1" }],
+      to: memorySink(),
+      patience: 120_000,
+      onEvent,
+    });
     await clock.advanceUntil(done, 600_000, 10);
     await done;
     assert.ok(second() >= 60 && second() < 61, `${second()} s`);

@@ -1,0 +1,173 @@
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { pathToFileURL } from "node:url";
+import { fileSink } from "../../../adapters/files/sink.ts";
+import { TaskFetcher } from "../../../src/task/fetcher.ts";
+import { memorySink } from "../../../src/task/memory-sink.ts";
+import type { TaskStreamOptions } from "../../../src/task/task.ts";
+import { assertRejects } from "../../support/failures.ts";
+import { fakeRuntime, settle } from "../../support/fake-clock.ts";
+import { inTempDir } from "../../support/samples.ts";
+import { FakeParents, fetcherOf, honest, taskSettings } from "../../support/task-parents.ts";
+
+const PIECE = 1000;
+const content = Uint8Array.from({ length: 5500 }, (_, at) => (at * 31) & 0xff);
+
+function fetching(): { fetcher: TaskFetcher; request: TaskStreamOptions } {
+  const parents = new FakeParents(content, PIECE, { "a:1": honest() });
+  return fetcherOf(parents, ["a:1"], taskSettings({}, fakeRuntime()));
+}
+
+/** Stream that collects its chunks. `write` runs before each chunk is stored. */
+function collector(write: (at: number) => Promise<void> | void = () => {}): {
+  stream: WritableStream<Uint8Array>;
+  chunks: Uint8Array[];
+  ends: unknown[];
+} {
+  const chunks: Uint8Array[] = [];
+  const ends: unknown[] = [];
+  const stream = new WritableStream<Uint8Array>({
+    async write(chunk) {
+      await write(chunks.length);
+      chunks.push(chunk);
+    },
+    close: () => void ends.push("closed"),
+    abort: (reason) => void ends.push(reason),
+  });
+  return { stream, chunks, ends };
+}
+
+describe("destination of a download", () => {
+  it("a WritableStream receives the content in order, and is closed before the promise resolves", async () => {
+    const { fetcher, request } = fetching();
+    const { stream, chunks, ends } = collector();
+    const report = await fetcher.downloadTask({ ...request, to: stream });
+    assert.equal(report.bytes, content.length);
+    assert.deepEqual(ends, ["closed"]);
+    assert.equal(Buffer.compare(Buffer.concat(chunks), content), 0);
+  });
+
+  it("a failed write fails the download with StorageFailed, whose cause is the error", async () => {
+    const { fetcher, request } = fetching();
+    const full = new Error("disk full");
+    const { stream } = collector(() => Promise.reject(full));
+    const error = await assertRejects(
+      fetcher.downloadTask({ ...request, to: stream }),
+      "StorageFailed",
+    );
+    assert.equal(error.cause, full);
+  });
+
+  it("a failed download aborts the stream with its error", async () => {
+    const parents = new FakeParents(content, PIECE, { "a:1": () => honest()({} as never) });
+    const { fetcher, request } = fetcherOf(parents, ["a:1"], taskSettings({}, fakeRuntime()));
+    const { stream, ends } = collector();
+    const signal = AbortSignal.abort("enough");
+    const error = await assertRejects(
+      fetcher.downloadTask({ ...request, to: stream, signal }),
+      "Aborted",
+    );
+    await settle();
+    assert.equal(error.cause, "enough");
+    assert.deepEqual(
+      ends.filter((end) => end === "closed"),
+      [],
+    );
+  });
+
+  it("an abort ends a download whose stream accepts no more data", async () => {
+    const { fetcher, request } = fetching();
+    const { stream } = collector(() => new Promise(() => {}));
+    const controller = new AbortController();
+    const download = fetcher.downloadTask({ ...request, to: stream, signal: controller.signal });
+    for (let turn = 0; turn < 20; turn++) await settle();
+    controller.abort();
+    await assertRejects(download, "Aborted");
+  });
+
+  it("a locked stream, and values of other types, are rejected as InvalidArgument", async () => {
+    const { fetcher, request } = fetching();
+    const { stream } = collector();
+    stream.getWriter();
+    for (const to of [stream, undefined, null, 7, {}, { open: true }]) {
+      const options = { ...request, to } as Parameters<typeof fetcher.downloadTask>[0];
+      await assertRejects(fetcher.downloadTask(options), "InvalidArgument");
+    }
+  });
+
+  it("a path without files in the runtime is rejected as Unavailable", async () => {
+    const { fetcher, request } = fetching();
+    await assertRejects(fetcher.downloadTask({ ...request, to: "file" }), "Unavailable");
+  });
+
+  it("a path and a file: URL name a file; another URL is rejected as InvalidArgument", () =>
+    inTempDir(async (dir) => {
+      const parents = new FakeParents(content, PIECE, { "a:1": honest() });
+      const { request } = fetcherOf(parents, ["a:1"]);
+      const fetcher = new TaskFetcher(parents, taskSettings({}, fakeRuntime()), fileSink);
+      for (const to of [join(dir, "one"), pathToFileURL(join(dir, "two"))]) {
+        await fetcher.downloadTask({ ...request, to });
+        assert.equal(Buffer.compare(await readFile(to), content), 0);
+      }
+      const to = new URL("https://example.com/file");
+      await assertRejects(fetcher.downloadTask({ ...request, to }), "InvalidArgument");
+    }));
+});
+
+describe("a download as a promise", () => {
+  it("is a Promise of the report with methods, also if its options are invalid", async () => {
+    const { fetcher, request } = fetching();
+    const download = fetcher.downloadTask({ ...request, to: memorySink() });
+    assert.ok(download instanceof Promise);
+    download.pause();
+    assert.equal(download.progress().paused, true);
+    download.resume();
+    assert.equal((await download).bytes, content.length);
+    const invalid = fetcher.downloadTask({ ...request, parents: [], to: memorySink() });
+    assert.equal(invalid.progress().bytes, 0);
+    invalid.pause();
+    invalid.resume();
+    assert.equal(await invalid.store.getTask(request.taskId), undefined);
+    await assertRejects(invalid, "InvalidArgument");
+  });
+});
+
+describe("a stream of a task", () => {
+  it("has the lengths before the content is read", async () => {
+    const { fetcher, request } = fetching();
+    const range = { start: 1500, end: 4000 };
+    const stream = fetcher.streamTask({ ...request, range });
+    const { contentLength, start, length, digest } = await stream.layout;
+    assert.deepEqual(
+      [contentLength, start, length, digest],
+      [content.length, 1500, 2500, undefined],
+    );
+    assert.equal(Buffer.compare(await stream.bytes(), content.subarray(1500, 4000)), 0);
+    assert.equal((await stream.report).bytes, 2500);
+  });
+
+  it("close ends it with Aborted, and does nothing after its end", async () => {
+    const { fetcher, request } = fetching();
+    const stream = fetcher.streamTask(request);
+    await stream.layout;
+    await stream.close();
+    await assertRejects(stream.report, "Aborted");
+    await assertRejects(stream.bytes(), "Aborted");
+    const other = fetcher.streamTask(request);
+    await other.bytes();
+    await other.close();
+    assert.equal((await other.report).bytes, content.length);
+  });
+
+  it("fails its content, layout and report if its options are invalid or the fetcher is closed", async () => {
+    const { fetcher, request } = fetching();
+    const invalid = fetcher.streamTask({ ...request, parents: [] });
+    for (const promise of [invalid.report, invalid.layout, invalid.bytes()])
+      await assertRejects(promise, "InvalidArgument");
+    await invalid.close();
+    await fetcher.close();
+    await assertRejects(fetcher.streamTask(request).report, "Closed");
+  });
+});
