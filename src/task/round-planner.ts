@@ -74,29 +74,25 @@ export class RoundPlanner {
     // If pieces are missing, no parent was excluded and no digest was wrong, another round cannot
     // help.
     if (!this.#mismatched && this.#excluded.size === 0) return undefined;
-    const [firstSource] = sources;
-    const isSingleParent =
-      mismatch &&
-      sources.length === 1 &&
-      firstSource !== undefined &&
-      this.#parents.includes(firstSource);
-    if (isSingleParent) this.#wrongParents.add(firstSource);
+    const parents = sources.filter((source) => this.#parents.includes(source));
     // If the round used pieces of an earlier download, these may be the wrong pieces, so its set of
     // parents may be tried again.
-    if (sources.every((source) => this.#parents.includes(source)))
-      this.#tried.add(keyOf(this.current));
-    if (this.#excluded.size > 0) this.#queue.push([...this.#excluded]);
-    if (mismatch && !isSingleParent)
-      for (const source of sources) if (this.#parents.includes(source)) this.#queue.push([source]);
+    if (parents.length === sources.length) this.#tried.add(keyOf(this.current));
+    // If no parent was excluded, this set is empty, and skipped below.
+    this.#queue.push([...this.#excluded]);
+    if (mismatch) {
+      if (sources.length === 1) for (const parent of parents) this.#wrongParents.add(parent);
+      else this.#queue.push(...parents.map((parent) => [parent]));
+    }
     this.#excluded.clear();
     for (;;) {
-      const parents = this.#queue.shift() ?? this.#parents;
-      const candidates = parents.filter((parent) => !this.#wrongParents.has(parent));
+      const next = this.#queue.shift() ?? this.#parents;
+      const candidates = next.filter((parent) => !this.#wrongParents.has(parent));
       if (candidates.length > 0 && !this.#tried.has(keyOf(candidates))) {
         this.#current = candidates;
         return candidates;
       }
-      if (parents === this.#parents) return undefined;
+      if (next === this.#parents) return undefined;
     }
   }
 }

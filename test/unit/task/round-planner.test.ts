@@ -31,4 +31,33 @@ describe("the rounds after a wrong digest", () => {
     assert.deepEqual(planner.next({ mismatch: false, sources: ["a:1"] }), ["b:1"]);
     assert.equal(planner.next({ mismatch: true, sources: ["b:1"] }), undefined);
   });
+
+  it("try no source alone if pieces were missing, since none of them is suspected", () => {
+    const planner = new RoundPlanner(["a:1", "b:1", "c:1"]);
+    planner.exclude("c:1");
+    assert.deepEqual(planner.next({ mismatch: false, sources: ["a:1", "b:1"] }), ["c:1"]);
+    assert.equal(planner.next({ mismatch: true, sources: ["c:1"] }), undefined);
+  });
+
+  it("try a source alone that no earlier round tried alone, also behind one that was", () => {
+    const planner = new RoundPlanner(["a:1", "b:1", "c:1", "d:1"]);
+    planner.exclude("d:1");
+    assert.deepEqual(planner.next({ mismatch: true, sources: ["a:1", "b:1"] }), ["d:1"]);
+    // Each of these rounds lacks a piece.
+    assert.deepEqual(planner.next({ mismatch: false, sources: ["d:1"] }), ["a:1"]);
+    assert.deepEqual(planner.next({ mismatch: false, sources: ["a:1"] }), ["b:1"]);
+    const all = ["a:1", "b:1", "c:1", "d:1"];
+    assert.deepEqual(planner.next({ mismatch: false, sources: ["b:1"] }), all);
+    assert.deepEqual(planner.next({ mismatch: true, sources: ["a:1", "c:1"] }), ["c:1"]);
+  });
+
+  it("do not try all parents together if they formed a round as excluded parents", () => {
+    const planner = new RoundPlanner(["a:1", "b:1"]);
+    planner.exclude("b:1");
+    planner.exclude("a:1");
+    assert.deepEqual(planner.next({ mismatch: false, sources: [] }), ["b:1", "a:1"]);
+    assert.deepEqual(planner.next({ mismatch: true, sources: ["a:1", "b:1"] }), ["a:1"]);
+    assert.deepEqual(planner.next({ mismatch: false, sources: ["a:1"] }), ["b:1"]);
+    assert.equal(planner.next({ mismatch: false, sources: ["b:1"] }), undefined);
+  });
 });
