@@ -303,13 +303,7 @@ export class Agreement {
    */
   question(parent: string, mayHave: (number: number) => boolean): Question | undefined {
     const { hasOpenQuestion, isCompared, questionFailed, first, asked } = this.#stateOf(parent);
-    if (
-      hasOpenQuestion ||
-      questionFailed ||
-      first === undefined ||
-      asked.size >= this.#maxQuestions
-    )
-      return undefined;
+    if (hasOpenQuestion || questionFailed || first === undefined) return undefined;
     if (!isCompared) return this.#questionFor(parent, this.#unconfirmedClaims(parent, mayHave));
     // The reference is not asked: the other parents are asked about its pieces.
     if (asked.size === 0) return undefined;
@@ -374,7 +368,11 @@ export class Agreement {
     const state = this.#stateOf(parent);
     const answeredAt = ++this.#sequence;
     state.hasOpenQuestion = false;
-    for (const { number, source } of claims) if (source !== parent) state.asked.add(number);
+    for (const { number, source } of claims) {
+      if (source !== parent) state.asked.add(number);
+      // A parent that no longer has its own first piece is not asked for that piece again.
+      else if (same.length === 0) state.questionFailed = true;
+    }
     for (const { number, source } of same) {
       if (source === parent) {
         state.steadyUntil = Math.max(state.steadyUntil, sequence);
@@ -388,9 +386,6 @@ export class Agreement {
       if (held !== undefined) agree(other, { from: held.sequence, until: held.sequence });
       this.#mergeGroups(state.group, other.group);
     }
-    // A parent that no longer has its own first piece is not asked for that piece again.
-    if (same.length === 0 && claims.every(({ source }) => source === parent))
-      state.questionFailed = true;
   }
 
   /**
@@ -409,9 +404,9 @@ export class Agreement {
    * source, this covers at least the time from its oldest to its newest piece.
    */
   get complete(): boolean {
-    const contributors = [...this.#sources].filter(([, { count }]) => count > 0);
-    const groups = new Set(contributors.map(([, { group }]) => group));
-    return groups.size <= 1 && contributors.every(([, state]) => isConfirmed(state));
+    const sources = [...this.#sources.values()];
+    const groups = new Set(sources.flatMap(({ count, group }) => (count > 0 ? [group] : [])));
+    return groups.size <= 1 && sources.every(isConfirmed);
   }
 
   /**
@@ -433,12 +428,7 @@ export class Agreement {
    */
   #unconfirmedClaims(parent: string, mayHave: (number: number) => boolean): readonly Claim[] {
     const { group, asked } = this.#stateOf(parent);
-    const others = [...this.#sources.values()].some(
-      (other) => other.count > 0 && other.group !== group,
-    );
-    return others
-      ? this.#claims(mayHave, asked, ({ source }) => this.#stateOf(source).group !== group)
-      : [];
+    return this.#claims(mayHave, asked, ({ source }) => this.#stateOf(source).group !== group);
   }
 
   /**
@@ -458,7 +448,7 @@ export class Agreement {
     const { asked } = this.#stateOf(parent);
     const numbers = new Set<number>();
     for (const [source, state] of this.#sources) {
-      if (source === parent || state.count === 0 || isConfirmed(state)) continue;
+      if (isConfirmed(state)) continue;
       if (!isEarlierSource(source) && !state.questionFailed && !isUnavailable(source)) continue;
       for (const held of [state.oldest, state.newest]) {
         if (held === undefined || includes(state.agreed, held.sequence)) continue;
@@ -484,7 +474,7 @@ export class Agreement {
     asked: ReadonlySet<number>,
     fits: (held: HeldPiece) => boolean,
   ): readonly Claim[] {
-    if (asked.size >= this.#maxQuestions) return [];
+    const maxClaims = this.#maxQuestions - asked.size;
     const { length } = this.#order;
     const found = new Set<number>();
     for (const [from, step] of [
@@ -492,6 +482,7 @@ export class Agreement {
       [length - 1, -1],
       [Math.floor(this.#random() * length), 1],
     ] as const) {
+      if (found.size >= maxClaims) break;
       for (let at = from, left = MAX_SCANNED_PIECES; left > 0; at += step, left--) {
         const number = this.#order[at];
         if (number === undefined) break;
@@ -508,7 +499,7 @@ export class Agreement {
         break;
       }
     }
-    return this.#claimsFor([...found].slice(0, this.#maxQuestions - asked.size));
+    return this.#claimsFor([...found]);
   }
 
   /**
@@ -572,24 +563,17 @@ function agree(state: SourceState, { from, until }: Interval): void {
 
 /**
  * Returns the interval in which a parent is known not to have changed its content, whichever
- * content that is. Returns an empty interval if the parent has announced nothing. After a single
- * announcement, the interval reaches from its request to the announcement.
+ * content that is. After a single announcement, the interval reaches from its request to the
+ * announcement. Before the first announcement, it contains only 0, before any piece of the parent.
  */
-function steadyInterval({
-  announcements,
-  first,
-  firstAt,
-  latestAt,
-  steadyUntil,
-}: SourceState): Interval {
-  if (first === undefined) return { from: 0, until: Number.NEGATIVE_INFINITY };
+function steadyInterval({ announcements, firstAt, latestAt, steadyUntil }: SourceState): Interval {
   const own = announcements === 1 ? latestAt : firstAt;
   return { from: firstAt, until: Math.max(own, steadyUntil) };
 }
 
 /**
- * Returns true if all pieces of a source are known to be of one content. If the source was
- * compared, this must be the content of its group.
+ * Returns true if all pieces of a source are known to be of one content, also if it has no piece in
+ * the sink. If the source was compared, this must be the content of its group.
  *
  * Within its steady interval, a source has only one content. If the source agreed with its group in
  * that interval, this content is the content of the group.

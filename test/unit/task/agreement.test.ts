@@ -117,6 +117,45 @@ describe("the questions to a parent that joins", () => {
     assert.equal(agreement.complete, false);
   });
 
+  it("continue about other pieces if the parent had none of those it was asked about", () => {
+    const agreement = withPieces("a:1", [0]);
+    agreement.announced("b:1", 7, "crc32:7");
+    const question = agreement.question("b:1", everything);
+    assert.ok(question !== undefined);
+    agreement.asked(question);
+    agreement.answered(question, []);
+    bring(agreement, "a:1", [1]);
+    assert.deepEqual(numbersOf(agreement.question("b:1", everything)), [1]);
+  });
+
+  it("hold up the pieces of a parent until one is answered, also after it committed some", () => {
+    const agreement = withPieces("a:1", [0]);
+    const lacksFirst = (number: number): boolean => number !== 0;
+    const at = agreement.announced("b:1", 7, "crc32:7");
+    assert.equal(agreement.mayCommit("b:1", lacksFirst), true, "it has nothing to compare");
+    agreement.hold(piece(7), "b:1", at);
+    bring(agreement, "a:1", [1]);
+    assert.equal(agreement.mayCommit("b:1", lacksFirst), false);
+    assert.deepEqual(numbersOf(agreement.question("b:1", lacksFirst)), [1]);
+  });
+
+  it("never go to the reference, whose pieces wait for no other parent", () => {
+    const agreement = withPieces("a:1", [0]);
+    const at = agreement.announced("b:1", 7, "crc32:7");
+    assert.equal(agreement.mayCommit("b:1", noParent), true);
+    agreement.hold(piece(7), "b:1", at);
+    assert.equal(agreement.question("a:1", everything), undefined);
+    assert.equal(agreement.mayCommit("a:1", everything), true);
+  });
+
+  it("are three, whatever the parent was asked about its own pieces", () => {
+    const agreement = withPieces("a:1", [0]);
+    bring(agreement, "b:1", [7, 8]);
+    agree(agreement, agreement.lastQuestion("b:1", everything, noParent, false));
+    bring(agreement, "a:1", [1, 2]);
+    assert.equal(agreement.question("b:1", everything)?.claims.length, 3);
+  });
+
   it("examine only the ends of a long task, so that a step costs the same for a million pieces", () => {
     const agreement = withPieces(
       "a:1",
@@ -207,6 +246,20 @@ describe("the final question to a parent", () => {
     assert.deepEqual(numbersOf(agreement.lastQuestion("a:1", everything, noParent, true)), [1]);
   });
 
+  it("is asked again after the answer to an earlier request, also if its piece is not stored", () => {
+    const agreement = new Agreement(3, () => 0.5);
+    const [early, late] = [agreement.requested(), agreement.requested()];
+    agreement.hold(piece(2), "a:1", agreement.announced("a:1", 2, "crc32:2", late));
+    bring(agreement, "a:1", [3]);
+    agree(agreement, agreement.lastQuestion("a:1", everything, noParent, true));
+    assert.equal(agreement.complete, true);
+    // Another parent delivered piece 1 meanwhile.
+    agreement.announced("a:1", 1, "crc32:1", early);
+    assert.equal(agreement.complete, false);
+    agree(agreement, agreement.lastQuestion("a:1", everything, noParent, true));
+    assert.equal(agreement.complete, true);
+  });
+
   it("is repeated when the answer to an earlier request comes after it", () => {
     const agreement = new Agreement(3, () => 0.5);
     const [early, late] = [agreement.requested(), agreement.requested()];
@@ -231,6 +284,36 @@ describe("the final question to a parent", () => {
     const other = agreement.lastQuestion("c:1", everything, gone, true);
     assert.deepEqual(numbersOf(other), [0]);
     agree(agreement, other);
+    assert.equal(agreement.complete, true);
+  });
+
+  it("is about the pieces that the gone parent announced first and last, in whatever order they were stored", () => {
+    const agreement = new Agreement(3, () => 0.5);
+    const at = [0, 1, 2].map((number) => agreement.announced("a:1", number, `crc32:${number}`));
+    for (const number of [1, 2, 0]) agreement.hold(piece(number), "a:1", at[number] ?? 0);
+    const gone = (parent: string): boolean => parent === "a:1";
+    assert.deepEqual(numbersOf(agreement.lastQuestion("b:1", everything, gone, true)), [0, 2]);
+  });
+
+  it("is not about a gone parent that had confirmed its own pieces", () => {
+    const agreement = withPieces("a:1", [0, 1, 2]);
+    agree(agreement, agreement.lastQuestion("a:1", everything, noParent, true));
+    const gone = (parent: string): boolean => parent === "a:1";
+    assert.equal(agreement.lastQuestion("b:1", everything, gone, true), undefined);
+    assert.equal(agreement.complete, true);
+  });
+
+  it("compares a parent at the end that had none of the others' pieces before", () => {
+    const agreement = withPieces("a:1", [0]);
+    const at = agreement.announced("b:1", 7, "crc32:7");
+    assert.equal(agreement.mayCommit("b:1", noParent), true);
+    agreement.hold(piece(7), "b:1", at);
+    assert.equal(agreement.complete, false);
+    assert.equal(agreement.lastQuestion("b:1", everything, noParent, false), undefined);
+    const question = agreement.lastQuestion("b:1", everything, noParent, true);
+    assert.deepEqual(question?.claims, [{ number: 0, digest: "crc32:0", source: "a:1" }]);
+    agree(agreement, question);
+    agree(agreement, agreement.lastQuestion("b:1", everything, noParent, true));
     assert.equal(agreement.complete, true);
   });
 
@@ -308,6 +391,33 @@ describe("sources that agree", () => {
     assert.deepEqual(agreement.contributors, ["a:1", "b:1", "c:1"]);
   });
 
+  it("do not include a source that neither of them was compared with", () => {
+    const agreement = withPieces("a:1", [0]);
+    const at = agreement.announced("c:1", 9, "crc32:9");
+    assert.equal(agreement.mayCommit("c:1", noParent), true);
+    agreement.hold(piece(9), "c:1", at);
+    agreement.announced("b:1", 7, "crc32:7");
+    agree(
+      agreement,
+      agreement.question("b:1", (number) => number === 0),
+    );
+    assert.equal(agreement.complete, false);
+    agree(
+      agreement,
+      agreement.lastQuestion("c:1", (number) => number === 0, noParent, true),
+    );
+    agree(agreement, agreement.lastQuestion("c:1", everything, noParent, true));
+    assert.equal(agreement.complete, true);
+  });
+
+  it("say nothing about a parent without pieces, nor does it about them", () => {
+    const agreement = withPieces("a:1", [0]);
+    agreement.announced("b:1", 7, "crc32:7");
+    agreement.announced("b:1", 8, "crc32:8");
+    assert.deepEqual(agreement.contributors, ["a:1"]);
+    assert.equal(agreement.complete, true);
+  });
+
   it("are compared again after a restart, which keeps the pieces of some", () => {
     const agreement = withPieces("a:1", [0, 1]);
     const at = agreement.announced("b:1", 7, "crc32:7");
@@ -318,6 +428,28 @@ describe("sources that agree", () => {
     agreement.announced("a:1", 0, "crc32:0");
     assert.equal(agreement.mayCommit("a:1", everything), false);
     assert.deepEqual(numbersOf(agreement.question("a:1", everything)), [7]);
+  });
+
+  it("are compared after a restart by the pieces stored since, the oldest of them first", () => {
+    const agreement = withPieces("a:1", [0, 1, 2, 3]);
+    agreement.restart([]);
+    assert.deepEqual([agreement.isEmpty, [...agreement.pieces]], [true, []]);
+    assert.equal(agreement.complete, true);
+    bring(agreement, "b:1", [3, 2, 0, 1]);
+    agreement.announced("a:1", 5, "crc32:5");
+    assert.deepEqual(numbersOf(agreement.question("a:1", everything)), [3, 1, 0]);
+  });
+
+  it("may have changed between a kept piece and the first one after a restart", () => {
+    const agreement = withPieces("b:1", [7]);
+    agreement.restart([...agreement.pieces]);
+    bring(agreement, "b:1", [8]);
+    agreement.announced("c:1", 9, "crc32:9");
+    agree(
+      agreement,
+      agreement.question("c:1", (number) => number === 7),
+    );
+    assert.equal(agreement.complete, false, "only the kept piece was compared");
   });
 });
 
