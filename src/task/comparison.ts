@@ -99,10 +99,13 @@ export class Comparison {
   readonly #context: ComparisonContext;
   /** Tracks which parents and earlier downloads have the same content. */
   readonly #agreement: Agreement;
-  /** Attempts with a verified piece that may not be committed yet. */
-  readonly #waiters = new Set<Waiter>();
-  /** Number of attempts per parent whose piece was requested but not announced yet. */
-  readonly #pendingAnnouncements = new Map<string, number>();
+  /**
+   * Attempts with a verified piece that may not be committed yet. Those that were aborted or
+   * rejected remain until the next call of `wake`, which has no effect on them.
+   */
+  readonly #waiters: Waiter[] = [];
+  /** Attempts whose piece was requested but not announced yet. */
+  readonly #pendingAnnouncements = new Set<{ readonly parent: string }>();
   /** Promises of the comparison requests without a response. */
   readonly #running = new Set<Promise<void>>();
   /**
@@ -153,14 +156,15 @@ export class Comparison {
     parent: string,
     ask: () => Promise<Piece>,
   ): Promise<{ readonly piece: Piece; readonly sequence: number }> {
-    this.#countPending(parent, 1);
+    const pending = { parent };
+    this.#pendingAnnouncements.add(pending);
     const requested = this.#agreement.requested();
     try {
       const piece = await ask();
       const { number, digest } = piece;
       return { piece, sequence: this.#agreement.announced(parent, number, digest, requested) };
     } finally {
-      this.#countPending(parent, -1);
+      this.#pendingAnnouncements.delete(pending);
       this.#context.onChange();
     }
   }
@@ -198,13 +202,11 @@ export class Comparison {
    */
   hold(piece: SinkPiece, source: string, sequence: number): void {
     this.#agreement.hold(piece, source, sequence);
-    this.wake();
   }
 
   /** Makes all attempts with a verified piece check again whether they may commit it. */
   wake(): void {
-    for (const { resolve } of this.#waiters) resolve();
-    this.#waiters.clear();
+    for (const { resolve } of this.#waiters.splice(0)) resolve();
   }
 
   /**
@@ -215,13 +217,15 @@ export class Comparison {
    * final comparison request
    */
   step(allInFlight: boolean): void {
-    const { parents, isVerifyingResumed } = this.#context;
+    const { parents, hasTaskDigest, piecesAreMessages, isVerifyingResumed } = this.#context;
     if (this.#allDigestsGiven || isVerifyingResumed()) return;
+    // Over gRPC, a final question would hold one more message in memory while pieces are in flight.
+    const mayAskLast = allInFlight && !hasTaskDigest && !piecesAreMessages;
+    const announcing = [...this.#pendingAnnouncements].map(({ parent }) => parent);
     for (const parent of parents) {
       const question = this.#agreement.question(parent, this.#mayHave(parent));
       if (question !== undefined) this.#begin(question, false);
-      else if (allInFlight && (this.#pendingAnnouncements.get(parent) ?? 0) === 0)
-        this.#askLast(parent, false);
+      else if (mayAskLast && !announcing.includes(parent)) this.#askLast(parent, false);
     }
   }
 
@@ -241,13 +245,12 @@ export class Comparison {
 
   /**
    * Keeps only the pieces of the given sources, and compares these sources again. Returns the kept
-   * pieces.
+   * pieces. No attempt may be in flight.
    */
   restart(sources: ReadonlySet<string>): readonly SinkPiece[] {
     this.#epoch++;
     const kept = [...this.#agreement.pieces].filter(({ source }) => sources.has(source));
     this.#agreement.restart(kept);
-    this.wake();
     return kept.map(({ piece }) => piece);
   }
 
@@ -267,23 +270,11 @@ export class Comparison {
    * comparison with `parent` fails, or `signal` aborts.
    */
   #waitForChange(parent: string, signal: AbortSignal): Promise<void> {
-    let waiter: Waiter | undefined;
     const changed = new Promise<void>((resolve, reject) => {
-      waiter = { parent, resolve, reject };
-      this.#waiters.add(waiter);
+      this.#waiters.push({ parent, resolve, reject });
     });
     this.#context.onChange();
-    return untilAborted(changed, signal, "comparing the parents").finally(
-      () => waiter && this.#waiters.delete(waiter),
-    );
-  }
-
-  /**
-   * Adds `change` to the number of attempts of `parent` whose piece was requested but not announced
-   * yet.
-   */
-  #countPending(parent: string, change: 1 | -1): void {
-    this.#pendingAnnouncements.set(parent, (this.#pendingAnnouncements.get(parent) ?? 0) + change);
+    return untilAborted(changed, signal, "comparing the parents");
   }
 
   /**
@@ -301,13 +292,10 @@ export class Comparison {
    * @param isComplete true if all requested pieces are in the sink
    */
   #askLast(parent: string, isComplete: boolean): boolean {
-    const { hasTaskDigest, isUnavailable, piecesAreMessages } = this.#context;
-    // Over gRPC, this request would hold one more message in memory while pieces are in flight.
-    if (hasTaskDigest || (piecesAreMessages && !isComplete)) return false;
     const question = this.#agreement.lastQuestion(
       parent,
       this.#mayHave(parent, true),
-      isUnavailable,
+      this.#context.isUnavailable,
       isComplete,
     );
     if (question !== undefined) this.#begin(question, true);
