@@ -154,7 +154,7 @@ export class RateLimiter {
     const age = this.#flows++;
     const giveBack = (bytes: number): void => {
       this.#credit += bytes * 1000;
-      if (this.#timer !== undefined) this.#serve();
+      this.#serve();
     };
     const flow: Flow = {
       takeNow: (max) => this.#takeNow(max),
@@ -214,7 +214,6 @@ export class RateLimiter {
    */
   #serve(): void {
     this.#timer?.cancel();
-    this.#timer = undefined;
     this.#earn();
     for (let next = this.#next(); next !== undefined; next = this.#next()) {
       const { pending, bytes, inTurn } = next;
@@ -273,14 +272,10 @@ export class RateLimiter {
   }
 
   #share(payer: unknown): Share {
-    let share = this.#shares.get(payer);
-    if (share === undefined) {
-      share = { granted: this.#virtualTime, waiting: new Set() };
-      this.#shares.set(payer, share);
-    } else if (share.waiting.size === 0) {
-      // A payer does not save up credit while it requests nothing.
-      share.granted = Math.max(share.granted, this.#virtualTime);
-    }
+    const share = this.#shares.get(payer) ?? { granted: 0, waiting: new Set() };
+    // A payer does not save up credit while it requests nothing. While it waits, it is not behind.
+    share.granted = Math.max(share.granted, this.#virtualTime);
+    this.#shares.set(payer, share);
     return share;
   }
 

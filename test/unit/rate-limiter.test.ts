@@ -339,6 +339,122 @@ describe("RateLimiter", () => {
     }
   }
 
+  it("a payer that was served alone before has its equal share when another one comes", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await take(limiter, 1000, never);
+    const alone = take(limiter, 500, never, "a");
+    await clock.advance(500);
+    await alone;
+    const { grants, note } = noting(clock);
+    for (const name of ["a", "b"])
+      for (let request = 0; request < 2; request++) note(name, take(limiter, 250, never, name));
+    await clock.advance(2000);
+    assert.deepEqual(
+      grants.map(([name]) => name),
+      ["a", "b", "a", "b"],
+    );
+  });
+
+  it("payers have equal shares also after another one, with fewer bytes, is done", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await take(limiter, 1000, never);
+    const { grants, note } = noting(clock);
+    note("done", take(limiter, 10, never, "done"));
+    for (let request = 0; request < 5; request++) note("many", take(limiter, 50, never, "many"));
+    for (let request = 0; request < 3; request++) note("one", take(limiter, 50, never, "one"));
+    await clock.advance(2000);
+    assert.deepEqual(
+      grants.map(([name]) => name),
+      ["done", "many", "one", "many", "one", "many", "one", "many", "many"],
+    );
+  });
+
+  it("keep-alive grants to other payers do not delay a new payer", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await take(limiter, 1000, never);
+    const end = new AbortController();
+    const names: string[] = [];
+    const run = async (name: string, payer: string): Promise<void> => {
+      const flow = limiter.flow(payer);
+      while ((await flow.take(250, end.signal)) > 0) names.push(name);
+    };
+    const running = [run("x", "x"), run("x, younger", "x"), run("y", "y")];
+    await clock.advance(1000);
+    assert.deepEqual(names, ["x", "y", "x", "x, younger"], "the last one is a keep-alive grant");
+    running.push(run("new", "new"));
+    await clock.advance(280);
+    assert.deepEqual(names.slice(4), ["y", "new"]);
+    end.abort();
+    await Promise.all(running);
+  });
+
+  for (const [rate, flows, maxPerSecond] of [
+    [1000, 500, 1000 / 16],
+    [1_000_000, 1000, 256],
+  ] as const) {
+    it(`keep-alive grants to ${flows - 1} flows are at most ${maxPerSecond} a second at ${rate} bytes/s, and use 1/16 of the rate`, async () => {
+      const clock = new FakeClock();
+      const limiter = new RateLimiter(rate, clock);
+      await take(limiter, rate, never);
+      const end = new AbortController();
+      const younger = { grants: 0, bytes: 0 };
+      for (let index = 0; index < flows; index++) {
+        const flow = limiter.flow();
+        void (async () => {
+          for (;;) {
+            const granted = await flow.take(1_000_000, end.signal);
+            if (granted === 0) return;
+            if (index === 0) continue;
+            younger.grants++;
+            younger.bytes += granted;
+          }
+        })();
+      }
+      const seconds = 20;
+      for (let at = 0; at < seconds * 1000; at += 100) await clock.advance(100);
+      const { grants, bytes } = younger;
+      assert.ok(grants <= seconds * maxPerSecond, `${grants} grants`);
+      assert.ok(bytes <= (seconds * rate) / 16, `${bytes} bytes`);
+      end.abort();
+      await settle();
+      assert.equal(clock.pending, 0);
+    });
+  }
+
+  it("take grants available bytes at once, and counts them once", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    const { grants, note } = noting(clock);
+    for (let request = 0; request < 4; request++) {
+      const flow = limiter.flow();
+      note(
+        `${request}`,
+        flow.take(250, never).then((bytes) => assert.equal(bytes, 250)),
+      );
+    }
+    await settle();
+    assert.equal(grants.length, 4);
+    assert.equal(limiter.waitedAt, Number.NEGATIVE_INFINITY);
+  });
+
+  it("a signal that aborts after the grant changes nothing", async () => {
+    const clock = new FakeClock();
+    const limiter = new RateLimiter(1000, clock);
+    await take(limiter, 1000, never);
+    const abort = new AbortController();
+    const flow = limiter.flow();
+    const waiting = flow.take(250, abort.signal);
+    await clock.advance(250);
+    assert.equal(await waiting, 250);
+    const { waitedAt } = limiter;
+    await clock.advance(1000);
+    abort.abort();
+    assert.equal(limiter.waitedAt, waitedAt);
+  });
+
   it("waitedAt is the latest time at which a flow waited", async () => {
     const clock = new FakeClock();
     const limiter = new RateLimiter(1000, clock);
