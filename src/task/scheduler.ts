@@ -985,9 +985,8 @@ class Earliest {
   /** Earliest recorded time, in ms on the monotonic clock; undefined if none was recorded. */
   at: number | undefined;
 
-  /** Records a time, in ms on the monotonic clock. Infinity is ignored. */
+  /** Records a time, in ms on the monotonic clock. */
   note(time: number): void {
-    if (time !== Number.POSITIVE_INFINITY && (this.at === undefined || time < this.at))
-      this.at = time;
+    this.at = Math.min(this.at ?? time, time);
   }
 }

@@ -724,6 +724,7 @@ describe("order and combinations", () => {
       assert.equal(step(scheduler, 400).wakeAt, Math.min(at, 1300, 1400));
       const later = step(scheduler, at - 1);
       assert.ok(later.starts.every(({ routeId }) => routeId === "busy"));
+      assert.equal(later.wakeAt, at);
       const [probe] = step(scheduler, at).starts.filter(({ routeId }) => routeId === "out");
       assert.ok(probe !== undefined && !probe.isHedge);
       scheduler.arrived(probe.id, LENGTH, at + 10);
@@ -818,5 +819,282 @@ describe("order and combinations", () => {
       last?.message ?? "",
       /piece 1 cannot be fetched: a does not have it: NotFound, as set/,
     );
+  });
+});
+
+describe("hedged attempts at slow pieces", () => {
+  /**
+   * Starts pieces 0 and 1 over routes "a" and "b". Completes piece 0 after 500 ms, so that a piece
+   * over "a" is expected to take 500 ms.
+   */
+  function measured(
+    pieces: number,
+    options: Partial<SchedulerOptions> = {},
+  ): { scheduler: Scheduler; slow: Attempt } {
+    const scheduler = schedulerOf(pieces, { concurrentPieceCount: 2, ...options });
+    scheduler.addRoute("a", false);
+    scheduler.addRoute("b", true).announce(1);
+    const [one, slow] = step(scheduler, 0).starts;
+    assert.ok(one !== undefined && slow !== undefined);
+    assert.deepEqual(shape([one, slow]), ["0@a", "1@b"]);
+    deliver(scheduler, one, 0, 500);
+    return { scheduler, slow };
+  }
+
+  it("consider the time before a pause of the reader, and not the pause", () => {
+    for (const [received, hedges] of [
+      [LENGTH / 20, ["1!a"]],
+      [(LENGTH * 9) / 10, []],
+    ] as const) {
+      const { scheduler, slow } = measured(2);
+      scheduler.arrived(slow.id, received, 10);
+      scheduler.setWaiting(slow.id, false, 510);
+      scheduler.setWaiting(slow.id, true, 5000);
+      assert.deepEqual(shape(step(scheduler, 5001).starts), hedges);
+    }
+  });
+
+  it("start earlier at the end, over an idle route, than while pieces are left to start", () => {
+    // The rest takes 1.5 s, and the whole piece would take 0.5 s over the other route.
+    const slowly = (scheduler: Scheduler, { id }: Attempt): void => {
+      scheduler.arrived(id, LENGTH / 8, 10);
+      scheduler.arrived(id, LENGTH / 8, 510);
+    };
+    const atEnd = measured(2);
+    slowly(atEnd.scheduler, atEnd.slow);
+    assert.deepEqual(shape(step(atEnd.scheduler, 511).starts), ["1!a"]);
+    const before = measured(3);
+    slowly(before.scheduler, before.slow);
+    // The caller allows one piece in flight now, so the route stays idle.
+    const narrow = { ...anything, maxPieces: 1 };
+    assert.deepEqual(before.scheduler.step(511, narrow).starts, []);
+  });
+
+  it("need a greater gain over a route that has another piece in flight", () => {
+    const { scheduler, slow } = measured(3, { concurrentPieceCount: 3 });
+    const [, other] = [...scheduler.attempts];
+    assert.deepEqual(shape(other ? [other] : []), ["2@a"]);
+    assert.ok(other);
+    scheduler.arrived(slow.id, LENGTH / 6, 10);
+    scheduler.setWaiting(other.id, false, 500);
+    scheduler.arrived(slow.id, LENGTH / 6, 1010);
+    // The rest takes 2 s. Two pieces take 1 s over the other route.
+    assert.deepEqual(step(scheduler, 1011).starts, []);
+  });
+
+  it("go to a stalled piece before a slow one", () => {
+    const scheduler = schedulerOf(3, { concurrentPieceCount: 3, maxHedgeBytes: 1 });
+    scheduler.addRoute("a", true).announce(0);
+    scheduler.addRoute("b", true).announce(1);
+    scheduler.addRoute("fast", false);
+    const { starts } = step(scheduler, 0);
+    assert.deepEqual(shape(starts), ["0@a", "1@b", "2@fast"]);
+    const [slow, , done] = starts;
+    assert.ok(slow && done);
+    deliver(scheduler, done, 0, 100);
+    scheduler.arrived(slow.id, LENGTH / 100, 10);
+    scheduler.arrived(slow.id, LENGTH / 100, 999);
+    assert.deepEqual(shape(step(scheduler, 1000).starts), ["1!fast"]);
+  });
+});
+
+describe("the rate of a route", () => {
+  it("is measured after an attempt that ended while it was paused", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 1 });
+    const a = scheduler.addRoute("a", false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    scheduler.arrived(first.id, LENGTH, 500);
+    scheduler.setWaiting(first.id, false, 500);
+    scheduler.succeeded(first.id, 600);
+    const before = a.rate ?? 0;
+    const [second] = step(scheduler, 600).starts;
+    assert.ok(second);
+    scheduler.arrived(second.id, LENGTH, 10_600);
+    assert.ok((a.rate ?? 0) < before, `${a.rate} bytes/ms, before ${before}`);
+  });
+});
+
+describe("retried pieces", () => {
+  it("start in ascending order, in whatever order they failed", () => {
+    const scheduler = schedulerOf(10, { concurrentPieceCount: 4 });
+    scheduler.addRoute("a", false);
+    const { starts } = step(scheduler, 0);
+    for (const number of [3, 1, 2, 0]) {
+      const attempt = starts[number];
+      assert.ok(attempt);
+      fail(scheduler, attempt, "ConnectionLost", 1);
+    }
+    assert.deepEqual(shape(step(scheduler, 300).starts), ["0@a"]);
+  });
+
+  it("start before others, also behind a retried piece that no parent has", () => {
+    const scheduler = schedulerOf(10, { concurrentPieceCount: 4 });
+    scheduler.addRoute("bad", true).endAnnouncements(true);
+    const good = scheduler.addRoute("good", true);
+    for (const number of [1, 3]) good.announce(number);
+    const { starts } = step(scheduler, 0);
+    assert.equal(starts.length, 4);
+    for (const number of [2, 4, 5]) good.announce(number);
+    const bad = starts.filter(({ routeId }) => routeId === "bad");
+    const [first] = bad;
+    assert.ok(first !== undefined && bad.some(({ number }) => number === 2));
+    fail(scheduler, first, "RemoteUnimplemented", 1);
+    const again = step(scheduler, 1).starts;
+    assert.equal(again[0]?.number, 2);
+    assert.ok(again.every(({ number }) => number !== 0));
+  });
+});
+
+describe("a new round", () => {
+  it("does not request a kept piece whose last attempt had failed", () => {
+    const scheduler = schedulerOf(2);
+    scheduler.addRoute("a", false);
+    const [first, second] = step(scheduler, 0).starts;
+    assert.ok(first && second);
+    scheduler.succeeded(second.id, 1);
+    fail(scheduler, first, "NotFound", 1);
+    scheduler.restart(new Set([0]), ["a"], 1);
+    assert.deepEqual(shape(step(scheduler, 1000).starts), ["1@a"]);
+  });
+
+  it("waits for announcements and for failed parents from its start", () => {
+    const scheduler = schedulerOf(2, { announceTimeout: 5000 });
+    scheduler.addRoute("a", true);
+    assert.equal(step(scheduler, 0).wakeAt, 5000);
+    scheduler.restart(new Set(), ["a"], 4000);
+    assert.equal(step(scheduler, 4000).wakeAt, 9000);
+    const other = schedulerOf(2, { patience: 60_000 });
+    failOften(other.addRoute("a", false), 5);
+    step(other, 10);
+    assert.equal(other.patienceLeft(10), 59_995);
+    other.restart(new Set(), ["a"], 1000);
+    assert.equal(other.patienceLeft(1000), undefined);
+  });
+});
+
+describe("the wait for failed parents", () => {
+  const patience = 60_000;
+
+  it("begins with the failure of the last of them", () => {
+    const scheduler = schedulerOf(1, { patience });
+    failOften(scheduler.addRoute("a", false), 5);
+    const b = scheduler.addRoute("b", false);
+    for (let at = 0; at < 5; at++)
+      b.failed(failure("ConnectionLost"), b.failureEpoch, 10_000, () => 1);
+    step(scheduler, 10_000);
+    assert.equal(scheduler.patienceLeft(10_000), patience);
+  });
+
+  it("ends with a piece, after which their first bytes restart it five more times", () => {
+    const scheduler = schedulerOf(100, { patience, concurrentPieceCount: 1 });
+    const a = scheduler.addRoute("a", false);
+    let now = 10;
+    const probe = (): Attempt => {
+      for (;;) {
+        const { starts, wakeAt } = step(scheduler, now);
+        const [attempt] = starts;
+        if (attempt !== undefined) return attempt;
+        assert.ok(wakeAt !== undefined && wakeAt > now);
+        now = wakeAt;
+      }
+    };
+    const restarts = (): number => {
+      for (let count = 0; ; count++) {
+        const attempt = probe();
+        assert.notEqual(scheduler.patienceLeft(now), undefined);
+        scheduler.arrived(attempt.id, 1, now);
+        const isRestarted = scheduler.patienceLeft(now) === undefined;
+        scheduler.failed(attempt.id, failure("ConnectionLost"), "retry", now);
+        step(scheduler, now);
+        if (!isRestarted) return count;
+      }
+    };
+    failOften(a, 5);
+    assert.equal(restarts(), 5);
+    const attempt = probe();
+    scheduler.succeeded(attempt.id, now);
+    assert.equal(scheduler.patienceLeft(now), undefined);
+    for (let failures = 0; failures < 5; failures++)
+      a.failed(failure("ConnectionLost"), a.failureEpoch, now, () => 1);
+    assert.equal(restarts(), 5);
+  });
+
+  it("includes one whose announcements broke off, beside one that is never used again", () => {
+    const scheduler = schedulerOf(1, { patience });
+    scheduler.addRoute("banned", false).leaveOut("banned", 0);
+    scheduler.addRoute("a", true).interruptAnnouncements();
+    const { wakeAt, failure: last } = step(scheduler, 100);
+    assert.deepEqual([wakeAt, last], [100 + patience, undefined]);
+  });
+
+  it("does not end early for a parent that is excluded from the round and left out", () => {
+    const scheduler = schedulerOf(1, { patience });
+    failOften(scheduler.addRoute("gone", false), 5);
+    const banned = scheduler.addRoute("banned", false);
+    scheduler.excludeFromRound("banned", failure("DigestMismatch"), 0);
+    assert.ok(step(scheduler, 10).failure, "the next round uses the excluded one");
+    banned.leaveOut("banned", 0);
+    assert.equal(step(scheduler, 10).failure, undefined);
+  });
+
+  it("does not include parents without the missing pieces, nor those that lack the task", () => {
+    const scheduler = schedulerOf(2, { patience });
+    const gone = scheduler.addRoute("gone", true);
+    gone.announce(0);
+    gone.endAnnouncements(false);
+    const [first] = step(scheduler, 0).starts;
+    assert.ok(first);
+    scheduler.succeeded(first.id, 0);
+    failOften(gone, 5);
+    scheduler.addRoute("useless", false).leaveOut("useless", 0);
+    const { failure: last } = step(scheduler, 10);
+    assert.ok(last);
+    assert.equal(scheduler.patienceLeft(10), undefined);
+    assert.doesNotMatch(last.message, /recovered/);
+  });
+
+  it("ends in time beside a parent that lacks the task, which is not waited for", () => {
+    const scheduler = schedulerOf(1, { patience: 1000 });
+    const gone = scheduler.addRoute("gone", false);
+    scheduler.addRoute("useless", false).leaveOut("useless", 0);
+    failOften(gone, 5);
+    gone.failed(failure("ConnectionLost"), gone.failureEpoch, 5000, () => 1);
+    step(scheduler, 5000);
+    const [probe] = step(scheduler, 6000).starts;
+    assert.equal(probe?.routeId, "gone");
+    assert.ok(probe);
+    fail(scheduler, probe, "ConnectionLost", 6000);
+    assert.match(step(scheduler, 6000).failure?.message ?? "", /within the patience of 1000 ms/);
+  });
+
+  it("has not begun while another parent still delivers the last piece", () => {
+    const scheduler = schedulerOf(2, { patience, concurrentPieceCount: 2 });
+    scheduler.addRoute("a", false);
+    failOften(scheduler.addRoute("gone", false), 5);
+    assert.deepEqual(shape(step(scheduler, 5000).starts), ["0@a", "1@gone"]);
+    step(scheduler, 5001);
+    assert.equal(scheduler.patienceLeft(5001), undefined);
+  });
+});
+
+describe("a parent that sends wrong data", () => {
+  it("is banned on all routes, and a test request over a route out of regular use ends too", () => {
+    const scheduler = schedulerOf(2, { concurrentPieceCount: 2 });
+    const quic = scheduler.addRoute({ parent: "a", protocol: "quic" }, false);
+    const tcp = scheduler.addRoute({ parent: "a", protocol: "tcp" }, false);
+    failOften(tcp, 5);
+    const { starts } = step(scheduler, 5000);
+    assert.deepEqual(
+      starts.map(({ routeId }) => routeId),
+      [quic.id, tcp.id],
+    );
+    const [wrong, probe] = starts;
+    assert.ok(wrong && probe);
+    assert.deepEqual(
+      fail(scheduler, wrong, "DigestMismatch", 5001).map(({ id }) => id),
+      [probe.id],
+    );
+    assert.deepEqual([...scheduler.attempts], []);
   });
 });
