@@ -19,5 +19,5 @@ export {
   type TaskPieces,
   type TaskStat,
 } from "../src/client/grpc/downloader.ts";
-export type { AdvertisedHost } from "../src/server/grpc/service.ts";
+export type { AdvertisedHost } from "../src/server/grpc/advertised.ts";
 export type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../src/transport/grpc.ts";

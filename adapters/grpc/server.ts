@@ -11,12 +11,6 @@ import {
 import type { Socket } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { SecureContextOptions } from "node:tls";
-import { createContextValues } from "@connectrpc/connect";
-import {
-  createAsyncIterable,
-  type UniversalHandler,
-  type UniversalServerResponse,
-} from "@connectrpc/connect/protocol";
 import { VortexError } from "../../src/errors.ts";
 import type { Timer } from "../../src/runtime.ts";
 import {
@@ -25,13 +19,9 @@ import {
   EXTRA_CONNECTIONS,
 } from "../../src/server/admission/connection-slots.ts";
 import { type ServerSettings, withTimeout } from "../../src/server/admission/upload.ts";
-import {
-  type AdvertisedHost,
-  clientNetwork,
-  grpcHandlers,
-  localAddress,
-  MAX_REQUEST_LENGTH,
-} from "../../src/server/grpc/service.ts";
+import type { AdvertisedHost } from "../../src/server/grpc/advertised.ts";
+import { type GrpcResponse, MAX_REQUEST_LENGTH } from "../../src/server/grpc/call.ts";
+import { dispatch, type GrpcDispatcher, grpcDispatcher } from "../../src/server/grpc/dispatcher.ts";
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/store/store.ts";
 import { type Address, formatAddress } from "../../src/transport/address.ts";
@@ -120,7 +110,7 @@ export async function grpcServer(
         });
   server.maxConnections = settings.maxConnections + EXTRA_CONNECTIONS;
   await listenOn(server, local);
-  return new GrpcServer(server, local, grpcHandlers(store, settings, serving), settings, secure);
+  return new GrpcServer(server, local, grpcDispatcher(store, settings, serving), settings, secure);
 }
 
 /** Server of the Dragonfly gRPC API on node:http2, for Node, Bun and Deno. */
@@ -131,7 +121,7 @@ export class GrpcServer implements ProtocolServer {
   readonly #clientCa: string | undefined;
   #fingerprint: string | undefined;
   readonly #settings: ServerSettings;
-  readonly #handlers: ReadonlyMap<string, UniversalHandler>;
+  readonly #methods: GrpcDispatcher;
   readonly #slots: ConnectionSlots;
   readonly #guard: Guard;
   readonly #sessions = new Map<Http2Session, SessionState>();
@@ -145,7 +135,7 @@ export class GrpcServer implements ProtocolServer {
   constructor(
     server: Http2Server | Http2SecureServer,
     local: Address,
-    handlers: readonly UniversalHandler[],
+    methods: GrpcDispatcher,
     settings: ServerSettings,
     secure?: { readonly identity: TlsIdentity; readonly clientCa: string | undefined },
   ) {
@@ -157,7 +147,7 @@ export class GrpcServer implements ProtocolServer {
     this.#server = server;
     this.#settings = settings;
     this.#slots = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
-    this.#handlers = new Map(handlers.map((handler) => [handler.requestPath, handler]));
+    this.#methods = methods;
     keepAccepting(server, formatAddress(this.address), settings.onError);
     // Errors of a client that does not speak HTTP/2 or TLS do not affect the server.
     for (const event of ["sessionError", "tlsClientError"]) server.on(event, () => {});
@@ -387,34 +377,14 @@ export class GrpcServer implements ProtocolServer {
     const ended = new AbortController();
     const onClose = guard.wrap(() => ended.abort());
     stream.once("close", onClose);
-    const path = headers[":path"] ?? "";
-    const handler = this.#handlers.get(path);
-    if (handler === undefined) {
-      // UNIMPLEMENTED for an unknown method: https://grpc.io/docs/guides/status-codes/
-      const unknown = {
-        "content-type": "application/grpc",
-        "grpc-status": "12",
-        "grpc-message": "no such method",
-      };
-      stream.respond({ ":status": 200, ...unknown }, { endStream: true });
-      return;
-    }
-    // Connect would accept JSON, which is slow to parse. The answers written past Connect are not
-    // JSON.
-    if (/^application\/grpc\+json/i.test(headers["content-type"] ?? "")) {
-      stream.respond({ ":status": 415 }, { endStream: true });
-      return;
-    }
-    const response = await handler({
-      httpVersion: "2.0",
-      method: headers[":method"] ?? "",
-      url: `http://${headers[":authority"] ?? "localhost"}${path}`,
-      header: webHeaders(headers),
-      body: createAsyncIterable([body]),
+    const response = dispatch(this.#methods, {
+      verb: headers[":method"] ?? "",
+      path: headers[":path"] ?? "",
+      headers: webHeaders(headers),
+      body,
       signal: ended.signal,
-      contextValues: createContextValues()
-        .set(localAddress, localIp(stream))
-        .set(clientNetwork, network),
+      network,
+      localIp: localIp(stream),
     });
     await this.#send(stream, response, guard);
   }
@@ -426,16 +396,20 @@ export class GrpcServer implements ProtocolServer {
    */
   async #send(
     stream: ServerHttp2Stream,
-    { status, header, body, trailer }: UniversalServerResponse,
+    { status, headers, body, trailers }: GrpcResponse,
     guard: Guard,
   ): Promise<void> {
     const { stallTimeout, pendingWrites, runtime } = this.#settings;
+    if (body === undefined) {
+      stream.respond({ ":status": status, ...Object.fromEntries(headers) }, { endStream: true });
+      return;
+    }
     // Bun requests the trailers even when a closed session truncates the answer. Sending them would
     // mark the answer as complete.
     let complete = false;
-    const trailers = (): Headers | undefined => (complete ? (trailer ?? new Headers()) : undefined);
-    for await (const chunk of body ?? []) {
-      if (!stream.headersSent) respond(stream, guard, status, header, trailers);
+    const final = (): Headers | undefined => (complete ? trailers : undefined);
+    for await (const chunk of body) {
+      if (!stream.headersSent) respond(stream, guard, status, headers, final);
       const taking = withTimeout(
         runtime.clock,
         stallTimeout,
@@ -447,7 +421,7 @@ export class GrpcServer implements ProtocolServer {
     }
     if (stream.destroyed) return;
     complete = true;
-    if (!stream.headersSent) respond(stream, guard, status, header, trailers);
+    if (!stream.headersSent) respond(stream, guard, status, headers, final);
     stream.end();
     // Data within the stream's queue limit is written without a wait. It stays there while the peer
     // opens no window.
@@ -487,7 +461,7 @@ function respond(
   stream: ServerHttp2Stream,
   guard: Guard,
   status: number,
-  header: Headers | undefined,
+  headers: Headers,
   trailers: () => Headers | undefined,
 ): void {
   if (stream.destroyed) throw resetByPeer();
@@ -497,10 +471,7 @@ function respond(
     else stream.sendTrailers(Object.fromEntries(trailer));
   });
   stream.once("wantTrailers", onWantTrailers);
-  stream.respond(
-    { ":status": status, ...Object.fromEntries(header ?? []) },
-    { waitForTrailers: true },
-  );
+  stream.respond({ ":status": status, ...Object.fromEntries(headers) }, { waitForTrailers: true });
 }
 
 /**
@@ -572,8 +543,7 @@ function readRequest(stream: ServerHttp2Stream, guard: Guard): Promise<Uint8Arra
 }
 
 /**
- * Converts HTTP/2 request headers to the `Headers` that Connect expects. Omits pseudo-headers, and
- * a `grpc-timeout` that is too long for a timer.
+ * Converts HTTP/2 request headers to `Headers`, without the pseudo-headers.
  */
 function webHeaders(headers: IncomingHttpHeaders): Headers {
   const result = new Headers();
@@ -581,16 +551,5 @@ function webHeaders(headers: IncomingHttpHeaders): Headers {
     if (name.startsWith(":") || value === undefined) continue;
     for (const each of Array.isArray(value) ? value : [value]) result.append(name, each);
   }
-  if (exceedsTimerRange(result.get("grpc-timeout") ?? "")) result.delete("grpc-timeout");
   return result;
-}
-
-/**
- * Returns true if a `grpc-timeout` is 2^31 ms or longer. A timer of that length would fire at once,
- * so such a request is served without a deadline.
- */
-function exceedsTimerRange(timeout: string): boolean {
-  const [, amount, unit = ""] = /^(\d{1,8})([HMS])$/.exec(timeout) ?? [];
-  const milliseconds = { H: 3_600_000, M: 60_000, S: 1000 }[unit] ?? 0;
-  return Number(amount) * milliseconds > 0x7fffffff;
 }

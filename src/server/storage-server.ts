@@ -6,7 +6,7 @@ import type { QuicTuning } from "../transport/quic-tuning.ts";
 import type { TlsIdentity, TlsServerOptions } from "../transport/tls.ts";
 import type { ListenerCounters, Transport } from "../transport/transport.ts";
 import { type ServerOptions, type ServerSettings, serverSettings } from "./admission/upload.ts";
-import type { AdvertisedHost } from "./grpc/service.ts";
+import type { AdvertisedHost } from "./grpc/advertised.ts";
 import { VortexServer } from "./vortex-server.ts";
 
 /** Options of {@link StorageServer.start}. At least one of `quic`, `tcp` and `grpc` is required. */

@@ -1,7 +1,6 @@
 /** Fuzz property of the gRPC client: responses range from valid messages to arbitrary bytes. */
 import assert from "node:assert/strict";
 import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import type { UniversalHandler, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import fc from "fast-check";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
@@ -16,7 +15,7 @@ import {
   SyncPiecesResponseSchema,
 } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { fakeRuntime } from "../support/fake-clock.ts";
-import { MemoryGrpcBinding, scriptedPeer } from "../support/grpc.ts";
+import { abortable, MemoryGrpcBinding, type Peer } from "../support/grpc.ts";
 import { chunked, joined, seededBytes, seededRandom } from "../support/random.ts";
 
 const addr = "10.0.0.7:4000";
@@ -250,9 +249,6 @@ const calls: Readonly<Record<string, Call>> = {
   },
 };
 
-/** Handlers of all methods; each is replaced by one that sends the generated response. */
-const handlers = scriptedPeer({});
-
 /**
  * Property: for any response, a call yields consistent data or fails with one `VortexError` of kind
  * `peer`, `remote`, `transport` or `timeout`. An unchanged response never fails.
@@ -266,9 +262,7 @@ export const grpc: fc.IAsyncProperty<[string, FieldChanges, Corruption, number]>
     const call = calls[name];
     assert.ok(call !== undefined);
     const answer = answerOf(call.messages(changes), corruption);
-    const binding = new MemoryGrpcBinding(
-      handlers.map((handler) => handlerWith(handler, answer, corruption, seed)),
-    );
+    const binding = new MemoryGrpcBinding(peerSending(answer, corruption, seed));
     const runtime = fakeRuntime();
     const client = new GrpcDownloader(
       async () => binding,
@@ -329,35 +323,22 @@ function answerOf(
   return cut === undefined ? bytes : bytes.subarray(0, cut % (bytes.length + 1));
 }
 
-/** Creates a handler of the same method that sends `bytes` in chunks. */
-function handlerWith(
-  {
-    protocolNames,
-    service,
-    method,
-    requestPath,
-    allowedMethods,
-    supportedContentType,
-  }: UniversalHandler,
+/** Creates a peer that responds to every call with `bytes` in chunks. */
+function peerSending(
   bytes: Uint8Array,
   { status, contentType, trailer }: Corruption,
   seed: number,
-): UniversalHandler {
-  const answer = async (): Promise<UniversalServerResponse> => ({
+): Peer {
+  return async ({ signal }) => ({
     status,
     header: new Headers({ "content-type": contentType }),
     trailer: new Headers(trailer),
-    body: (async function* () {
-      yield* chunked(bytes, seededRandom(seed), 64);
-    })(),
-  });
-  return Object.assign(answer, {
-    protocolNames,
-    service,
-    method,
-    requestPath,
-    allowedMethods,
-    supportedContentType,
+    body: abortable(
+      (async function* () {
+        yield* chunked(bytes, seededRandom(seed), 64);
+      })(),
+      signal,
+    ),
   });
 }
 

@@ -1,19 +1,41 @@
 import { Code, ConnectError, createConnectRouter, type ServiceImpl } from "@connectrpc/connect";
-import type { UniversalClientFn, UniversalHandler } from "@connectrpc/connect/protocol";
+import {
+  readAllBytes,
+  type UniversalClientFn,
+  type UniversalHandler,
+} from "@connectrpc/connect/protocol";
 import { createTransport } from "@connectrpc/connect/protocol-grpc";
 import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import { type GrpcRequest, MAX_REQUEST_LENGTH } from "../../src/server/grpc/call.ts";
+import { dispatch, type GrpcDispatcher } from "../../src/server/grpc/dispatcher.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { GrpcBinding, GrpcConnection, GrpcDialOptions } from "../../src/transport/grpc.ts";
 
-/**
- * Creates the gRPC handlers of a peer that implements only the given methods of `DfdaemonUpload`.
- */
-export function scriptedPeer(
-  methods: Partial<ServiceImpl<typeof DfdaemonUpload>>,
-): readonly UniversalHandler[] {
+/** Creates a peer that implements only the given methods of `DfdaemonUpload`. */
+export function scriptedPeer(methods: Partial<ServiceImpl<typeof DfdaemonUpload>>): Peer {
   const router = createConnectRouter({ acceptCompression: [], connect: false, grpcWeb: false });
   router.service(DfdaemonUpload, methods);
-  return router.handlers;
+  return clientOf(router.handlers);
+}
+
+/** Function that answers gRPC requests, as the HTTP/2 server of a peer does. */
+export type Peer = UniversalClientFn;
+
+/** Creates the peer that serves `methods` to a client of `network`. */
+export function peerServing(methods: GrpcDispatcher, network: string = ""): Peer {
+  return async ({ url, method: verb, header, body = emptyBody(), signal = neverAborted() }) => {
+    const request: GrpcRequest = {
+      verb,
+      path: new URL(url).pathname,
+      headers: header,
+      body: await readAllBytes(body, MAX_REQUEST_LENGTH),
+      signal,
+      network,
+      localIp: "",
+    };
+    const { status, headers, body: chunks = emptyBody(), trailers } = dispatch(methods, request);
+    return { status, header: headers, trailer: trailers, body: abortable(chunks, signal) };
+  };
 }
 
 /**
@@ -24,10 +46,10 @@ export class MemoryGrpcBinding implements GrpcBinding {
   /** Addresses that were dialled, in order, as `host:port`. */
   readonly dialled: string[] = [];
   readonly connections: MemoryGrpcConnection[] = [];
-  readonly #handlers: readonly UniversalHandler[];
+  readonly #peer: Peer;
 
-  constructor(handlers: readonly UniversalHandler[]) {
-    this.#handlers = handlers;
+  constructor(peer: Peer) {
+    this.#peer = peer;
   }
 
   async dial(
@@ -35,7 +57,7 @@ export class MemoryGrpcBinding implements GrpcBinding {
     options: GrpcDialOptions,
   ): Promise<GrpcConnection> {
     this.dialled.push(formatAddress(remote));
-    const connection = new MemoryGrpcConnection(this.#handlers, options.maxMessageLength);
+    const connection = new MemoryGrpcConnection(this.#peer, options.maxMessageLength);
     this.connections.push(connection);
     return connection;
   }
@@ -48,12 +70,12 @@ export class MemoryGrpcConnection implements GrpcConnection {
    * Callback of the most recent call, for received bytes. Tests call it to simulate received bytes.
    */
   onBytes: () => void = () => {};
-  readonly #handlers: readonly UniversalHandler[];
+  readonly #peer: Peer;
   readonly #maxMessageLength: number;
   readonly #life = new AbortController();
 
-  constructor(handlers: readonly UniversalHandler[], maxMessageLength: number) {
-    this.#handlers = handlers;
+  constructor(peer: Peer, maxMessageLength: number) {
+    this.#peer = peer;
     this.#maxMessageLength = maxMessageLength;
     this.closed = new Promise((resolve) => {
       this.#life.signal.addEventListener("abort", () => resolve(), { once: true });
@@ -66,7 +88,6 @@ export class MemoryGrpcConnection implements GrpcConnection {
 
   transport(onBytes: () => void): ReturnType<GrpcConnection["transport"]> {
     this.onBytes = onBytes;
-    const client = clientOf(this.#handlers);
     return createTransport({
       baseUrl: "http://in-memory",
       httpClient: (request) => {
@@ -74,7 +95,7 @@ export class MemoryGrpcConnection implements GrpcConnection {
           this.#life.signal,
           ...(request.signal === undefined ? [] : [request.signal]),
         ]);
-        return client({ ...request, signal });
+        return this.#peer({ ...request, signal });
       },
       useBinaryFormat: true,
       interceptors: [],
@@ -101,14 +122,8 @@ export class MemoryGrpcConnection implements GrpcConnection {
  * after the body, and an aborted call ends the handler's body. Connect's
  * `createUniversalHandlerClient` does neither.
  */
-function clientOf(handlers: readonly UniversalHandler[]): UniversalClientFn {
-  return async ({
-    url,
-    method,
-    header,
-    body = emptyBody(),
-    signal = new AbortController().signal,
-  }) => {
+function clientOf(handlers: readonly UniversalHandler[]): Peer {
+  return async ({ url, method, header, body = emptyBody(), signal = neverAborted() }) => {
     const { pathname } = new URL(url);
     const handler = handlers.find(({ requestPath }) => requestPath === pathname);
     if (handler === undefined)
@@ -129,9 +144,10 @@ function clientOf(handlers: readonly UniversalHandler[]): UniversalClientFn {
   };
 }
 
-async function* abortable(
+/** Yields the chunks of a response. An abort of the call fails the iteration, and ends `body`. */
+export async function* abortable(
   body: AsyncIterable<Uint8Array>,
-  signal: AbortSignal,
+  signal: AbortSignal = neverAborted(),
 ): AsyncGenerator<Uint8Array> {
   const chunks = body[Symbol.asyncIterator]();
   const leave = (): void => {
@@ -165,4 +181,8 @@ async function unlessAborted<T>(signal: AbortSignal, promise: Promise<T>): Promi
 
 async function* emptyBody(): AsyncGenerator<Uint8Array> {
   yield* [];
+}
+
+function neverAborted(): AbortSignal {
+  return new AbortController().signal;
 }

@@ -10,7 +10,7 @@ import { VortexError } from "../../src/errors.ts";
 import { taskIdOfUrl } from "../../src/ids.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { serverSettings } from "../../src/server/admission/upload.ts";
-import { grpcHandlers } from "../../src/server/grpc/service.ts";
+import { grpcDispatcher } from "../../src/server/grpc/dispatcher.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { PieceStore } from "../../src/store/store.ts";
@@ -24,7 +24,7 @@ import { formatAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import { assertRejects } from "../support/failures.ts";
 import { settle } from "../support/fake-clock.ts";
-import { MemoryGrpcBinding } from "../support/grpc.ts";
+import { MemoryGrpcBinding, peerServing } from "../support/grpc.ts";
 import { seededBytes } from "../support/random.ts";
 
 const source = { url: "https://example.com/file" };
@@ -76,8 +76,8 @@ function grpcPair(
   store: PieceStore = storeOf(),
   options: TransferOptions = {},
 ) {
-  const handlers = grpcHandlers(store, serverSettings({ telemetry }, portableRuntime));
-  const binding = new MemoryGrpcBinding(handlers);
+  const methods = grpcDispatcher(store, serverSettings({ telemetry }, portableRuntime));
+  const binding = new MemoryGrpcBinding(peerServing(methods));
   return new GrpcDownloader(
     async () => binding,
     downloaderSettings({ ...options, telemetry }, portableRuntime),

@@ -13,7 +13,7 @@ import type { ServerSettings } from "../admission/upload.ts";
  * failure.
  */
 export class Answer {
-  /** Number of content bytes in the response. {@link end} reports it to telemetry. */
+  /** Number of content bytes in the response, which its end reports to telemetry. */
   bytes = 0;
   readonly #operation: Operation | undefined;
 
@@ -21,18 +21,12 @@ export class Answer {
     this.#operation = beginOperation(telemetry, { ...start, role: "server" });
   }
 
-  /** Reports to telemetry that the response succeeded. */
-  end(): void {
-    this.#operation?.end({ bytes: this.bytes });
-  }
-
-  /**
-   * Runs `work`. If its promise rejects, reports the failure to telemetry and rejects with the same
-   * error. If it resolves, the caller must call {@link end} or {@link stream} later.
-   */
+  /** Runs `work`, and reports its outcome to telemetry. Settles like the promise of `work`. */
   async run<T>(work: () => Promise<T>): Promise<T> {
     try {
-      return await work();
+      const result = await work();
+      this.#operation?.end({ bytes: this.bytes });
+      return result;
     } catch (error) {
       this.#operation?.end({ error: failureOf(error) });
       throw error;
@@ -49,7 +43,7 @@ export class Answer {
   async *stream<T>(items: AsyncIterable<T>): AsyncGenerator<T, void, void> {
     try {
       yield* items;
-      this.end();
+      this.#operation?.end({ bytes: this.bytes });
     } catch (error) {
       this.#operation?.end({ error: failureOf(error) });
       throw error;
@@ -65,7 +59,8 @@ export class Answer {
  * `settings.onError`; the peer then receives INTERNAL without details.
  *
  * @param what noun for the error message, such as `the task`: the object that could not be read
- * @param signal signal that aborts when the peer cancels the call
+ * @param signal signal that aborts when the peer cancels the call, or at its deadline; a
+ * `ConnectError` as the reason is the status
  */
 export function reportFailure(
   error: unknown,
@@ -74,7 +69,11 @@ export function reportFailure(
   settings: ServerSettings,
 ): ConnectError {
   if (error instanceof ConnectError) return error;
-  if (signal.aborted) return new ConnectError("the peer cancelled the call", Code.Canceled);
+  if (signal.aborted) {
+    return signal.reason instanceof ConnectError
+      ? signal.reason
+      : new ConnectError("the peer cancelled the call", Code.Canceled);
+  }
   // The watch of a task ends like this when the task was downloaded only in part.
   if (error instanceof VortexError && error.code === "NotFound")
     return new ConnectError(error.message, Code.NotFound);
@@ -93,6 +92,7 @@ function failureOf(error: unknown): VortexError {
     [Code.InvalidArgument]: "InvalidArgument",
     [Code.ResourceExhausted]: "RemoteBusy",
     [Code.Canceled]: "StreamReset",
+    [Code.DeadlineExceeded]: "PieceTimeout",
   };
   return new VortexError(codes[error.code] ?? "StorageFailed", error.rawMessage, { cause: error });
 }

@@ -91,28 +91,25 @@ export function withoutContent(
   metadata: PieceMetadata,
   enclosing: readonly EnclosingMessage[],
 ): Uint8Array {
-  return head(pieceBytes(metadata), 0, enclosing);
+  return enclosed(pieceBytes(metadata), enclosing);
 }
 
-/**
- * Encodes a message in the length-prefixed format of gRPC: a flag byte, a 32-bit length and the
- * message.
- */
-export function envelope(message: Uint8Array): Uint8Array {
-  return concatenated([envelopeHeader(message.length), message]);
+/** Encodes a complete length-prefixed gRPC message: `message` within the enclosing messages. */
+export function enclosed(message: Uint8Array, enclosing: readonly EnclosingMessage[]): Uint8Array {
+  return head(message, 0, enclosing);
 }
 
 /**
  * Encodes the start of a length-prefixed gRPC message: the prefix, the headers of the enclosing
- * messages, and `piece`. The caller sends the last `following` bytes of the innermost field
+ * messages, and `innermost`. The caller sends the last `following` bytes of the innermost field
  * afterwards. The encoded lengths include these bytes.
  */
 function head(
-  piece: Uint8Array,
+  innermost: Uint8Array,
   following: number,
   enclosing: readonly EnclosingMessage[],
 ): Uint8Array {
-  let message = piece;
+  let message = innermost;
   for (const { before, field } of enclosing.toReversed()) {
     const tag = new BinaryWriter()
       .tag(field, WireType.LengthDelimited)

@@ -185,7 +185,7 @@ describe("a native call that throws in an event callback", () => {
     const { report, reported } = errorCollector();
     const server = Object.assign(new EventEmitter(), { address: () => ({ port: 1 }) });
     const settings = serverSettings({ onError: report }, portableRuntime);
-    const grpc = new GrpcServer(server as unknown as Http2Server, loopback, [], settings);
+    const grpc = new GrpcServer(server as unknown as Http2Server, loopback, new Map(), settings);
     let destroyed = 0;
     const session = Object.defineProperty({ destroy: () => destroyed++ }, "socket", { get: fault });
     server.emit("session", session);

@@ -6,10 +6,8 @@ import {
   Code,
   ConnectError,
   createClient,
-  createContextValues,
   type ServiceImpl,
 } from "@connectrpc/connect";
-import type { UniversalHandler, UniversalServerRequest } from "@connectrpc/connect/protocol";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import type { TransferOptions } from "../../../src/client/downloader.ts";
 import { GrpcDirectory } from "../../../src/client/grpc/directory.ts";
@@ -31,16 +29,19 @@ import {
 import { persistentTaskId, taskIdOfContent, taskIdOfUrl } from "../../../src/ids.ts";
 import { type PieceKind, pieceKinds } from "../../../src/piece.ts";
 import { type ServerOptions, serverSettings } from "../../../src/server/admission/upload.ts";
-import {
-  type AdvertisedHost,
-  clientNetwork,
-  grpcHandlers,
-} from "../../../src/server/grpc/service.ts";
+import type { AdvertisedHost } from "../../../src/server/grpc/advertised.ts";
+import { grpcDispatcher } from "../../../src/server/grpc/dispatcher.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
 import type { PieceStore, StoredTask } from "../../../src/store/store.ts";
 import { assertRejects } from "../../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
-import { MemoryGrpcBinding, MemoryGrpcConnection, scriptedPeer } from "../../support/grpc.ts";
+import {
+  MemoryGrpcBinding,
+  MemoryGrpcConnection,
+  type Peer,
+  peerServing,
+  scriptedPeer,
+} from "../../support/grpc.ts";
 import { seededBytes } from "../../support/random.ts";
 
 const addr = "127.0.0.1:4000";
@@ -84,18 +85,18 @@ function peerOf(store: PieceStore, options: ServerOptions = {}, serving: Adverti
   const onError = (error: VortexError): void => {
     errors.push(error);
   };
-  const handlers = grpcHandlers(
+  const methods = grpcDispatcher(
     store,
     serverSettings({ ...options, onError }, fakeRuntime()),
     serving,
   );
-  return { handlers, errors };
+  return { methods, peer: peerServing(methods), errors };
 }
 
-/** Downloader connected to `handlers`, on a stopped clock. */
-function downloaderOf(handlers: readonly UniversalHandler[], options: TransferOptions = {}) {
+/** Downloader connected to `peer`, on a stopped clock. */
+function downloaderOf(peer: Peer, options: TransferOptions = {}) {
   const clock = new FakeClock();
-  const binding = new MemoryGrpcBinding(handlers);
+  const binding = new MemoryGrpcBinding(peer);
   const downloader = new GrpcDownloader(
     async () => binding,
     downloaderSettings(options, fakeRuntime(clock)),
@@ -103,29 +104,8 @@ function downloaderOf(handlers: readonly UniversalHandler[], options: TransferOp
   return { downloader, clock, binding };
 }
 
-/** Client of the handlers, with the given remote address. */
-function cameFrom(network: string, handlers: readonly UniversalHandler[]): UniversalHandler[] {
-  return handlers.map((handler) => {
-    const asked = (request: UniversalServerRequest) =>
-      handler({
-        ...request,
-        contextValues: (request.contextValues ?? createContextValues()).set(clientNetwork, network),
-      });
-    const { protocolNames, service, method, requestPath, allowedMethods, supportedContentType } =
-      handler;
-    return Object.assign(asked, {
-      protocolNames,
-      service,
-      method,
-      requestPath,
-      allowedMethods,
-      supportedContentType,
-    });
-  });
-}
-
-function clientOf(handlers: readonly UniversalHandler[]): Client<typeof DfdaemonUpload> {
-  const connection = new MemoryGrpcConnection(handlers, 1 << 20);
+function clientOf(peer: Peer): Client<typeof DfdaemonUpload> {
+  const connection = new MemoryGrpcConnection(peer, 1 << 20);
   return createClient(
     DfdaemonUpload,
     connection.transport(() => {}),
@@ -148,7 +128,7 @@ async function assertClean({ downloader, clock }: ReturnType<typeof downloaderOf
 
 describe("statTask", () => {
   it("returns lengths and digest of the task from StatLocalTask", async () => {
-    const pair = downloaderOf(peerOf(storeOf()).handlers);
+    const pair = downloaderOf(peerOf(storeOf()).peer);
     const stat = await pair.downloader.statTask(addr, taskId);
     assert.deepEqual(stat, { contentLength: 12_000, pieceLength: 5000, digest: sha256 });
     await assertRejects(pair.downloader.statTask(addr, "f".repeat(64)), "NotFound");
@@ -157,7 +137,7 @@ describe("statTask", () => {
 
   for (const kind of pieceKinds) {
     it(`returns the lengths of a ${kind} task`, async () => {
-      const pair = downloaderOf(peerOf(storeOf(kind)).handlers);
+      const pair = downloaderOf(peerOf(storeOf(kind)).peer);
       const stat = await pair.downloader.statTask(addr, taskId, { kind });
       assert.equal(stat.pieceLength, 5000);
       await assertClean(pair);
@@ -252,7 +232,7 @@ describe("SyncPieces of a store", () => {
   for (const kind of pieceKinds) {
     it(`announces the pieces of a ${kind} task, with addresses if the call has them`, async () => {
       const serving = { tcpPort: 4005, quicPort: 4006, advertisedIp: "10.1.2.3" };
-      const pair = downloaderOf(peerOf(storeOf(kind), {}, serving).handlers);
+      const pair = downloaderOf(peerOf(storeOf(kind), {}, serving).peer);
       const pieces = await all(pair.downloader.syncPieces(addr, { taskId, hostId, kind }));
       const at = kind === "cache" ? {} : { tcpAddr: "10.1.2.3:4005", quicAddr: "10.1.2.3:4006" };
       assert.deepEqual(pieces, [
@@ -273,7 +253,7 @@ describe("SyncPieces of a store", () => {
     const { store, put } = growingStore();
     put(0);
     put(2);
-    const pair = downloaderOf(peerOf(store).handlers);
+    const pair = downloaderOf(peerOf(store).peer);
     const pieces = await all(
       pair.downloader.syncPieces(addr, { taskId, hostId, interestedPieceNumbers: [2, 2, 0] }),
     );
@@ -285,7 +265,7 @@ describe("SyncPieces of a store", () => {
   });
 
   it("fills in the requested host, and omits servers that do not exist", async () => {
-    const pair = downloaderOf(peerOf(storeOf(), {}, { quicPort: 4006 }).handlers);
+    const pair = downloaderOf(peerOf(storeOf(), {}, { quicPort: 4006 }).peer);
     const [piece] = await all(pair.downloader.syncPieces(addr, { taskId, hostId }));
     assert.deepEqual(piece, { number: 0, offset: 0, length: 5000, quicAddr: "127.0.0.1:4006" });
     await assertClean(pair);
@@ -294,7 +274,7 @@ describe("SyncPieces of a store", () => {
   it("announces each new piece of a growing task once, and ends with the task", async () => {
     const { store, put } = growingStore();
     put(1);
-    const pair = downloaderOf(peerOf(store).handlers);
+    const pair = downloaderOf(peerOf(store).peer);
     const pieces = pair.downloader.syncPieces(addr, { taskId, hostId });
     const next = async () => (await pieces.next()).value?.number;
     assert.equal(await next(), 1);
@@ -313,8 +293,8 @@ describe("SyncPieces of a store", () => {
   it("fails when the task is abandoned, and hides the reason from the peer", async () => {
     const { store, growing, put } = growingStore();
     put(1);
-    const { handlers, errors } = peerOf(store);
-    const pair = downloaderOf(handlers);
+    const { peer, errors } = peerOf(store);
+    const pair = downloaderOf(peer);
     const pieces = pair.downloader.syncPieces(addr, { taskId, hostId });
     await pieces.next();
     growing.fail(new VortexError("StorageFailed", "disk full"));
@@ -330,8 +310,8 @@ describe("SyncPieces of a store", () => {
   it("is NotFound for the rest of a task that was ended early", async () => {
     const { store, growing, put } = growingStore();
     put(1);
-    const { handlers, errors } = peerOf(store);
-    const pair = downloaderOf(handlers);
+    const { peer, errors } = peerOf(store);
+    const pair = downloaderOf(peer);
     const pieces = pair.downloader.syncPieces(addr, { taskId, hostId });
     await pieces.next();
     growing.fail(new VortexError("NotFound", "no further pieces come"));
@@ -362,11 +342,11 @@ describe("SyncPieces of a store", () => {
           }
         );
       };
-      const { handlers, errors } = peerOf({
+      const { peer, errors } = peerOf({
         getTask,
         getPiece: (request) => store.getPiece(request),
       });
-      const pair = downloaderOf(handlers);
+      const pair = downloaderOf(peer);
       const controller = new AbortController();
       const pieces = pair.downloader.syncPieces(
         addr,
@@ -394,7 +374,7 @@ describe("SyncPieces of a store", () => {
   it("enforces the maximum number of streams", async () => {
     const { store, put } = growingStore();
     put(0);
-    const pair = downloaderOf(peerOf(store, { maxTaskStreams: 2 }).handlers);
+    const pair = downloaderOf(peerOf(store, { maxTaskStreams: 2 }).peer);
     const open = [0, 1].map(() => pair.downloader.syncPieces(addr, { taskId, hostId }));
     for (const pieces of open) await pieces.next();
     await assertRejects(all(pair.downloader.syncPieces(addr, { taskId, hostId })), "RemoteBusy");
@@ -410,20 +390,20 @@ describe("SyncPieces of a store", () => {
   it("makes room for a stream by ending one of the busiest network, unless the newcomer has as many", async () => {
     const { store, put, growing } = growingStore();
     put(0);
-    const { handlers, errors } = peerOf(store, { maxTaskStreams: 3 });
-    const greedy = downloaderOf(cameFrom("10.0.0.1", handlers));
+    const { methods, errors } = peerOf(store, { maxTaskStreams: 3 });
+    const greedy = downloaderOf(peerServing(methods, "10.0.0.1"));
     const open = [0, 1, 2].map(() => greedy.downloader.syncPieces(addr, { taskId, hostId }));
     for (const pieces of open) await pieces.next();
     // Waits for the next piece of a growing task, so the end of the stream is seen at once.
     const ends = assertRejects(open[0]?.next() ?? Promise.resolve(), "RemoteBusy");
-    const other = downloaderOf(cameFrom("10.0.0.2", handlers));
+    const other = downloaderOf(peerServing(methods, "10.0.0.2"));
     const pieces = other.downloader.syncPieces(addr, { taskId, hostId });
     assert.equal((await pieces.next()).value?.number, 0);
     await ends;
     // Two and one: a second stream of the second network would leave the first with fewer.
     await assertRejects(all(other.downloader.syncPieces(addr, { taskId, hostId })), "RemoteBusy");
     await assertRejects(other.downloader.downloadTask(addr, source), "RemoteBusy");
-    const third = downloaderOf(cameFrom("10.0.0.3", handlers));
+    const third = downloaderOf(peerServing(methods, "10.0.0.3"));
     // Takes the place of a stream of the first network, whose answer ends at the next piece.
     const task = await third.downloader.downloadTask(addr, source);
     const content = all(task);
@@ -465,14 +445,14 @@ describe("SyncPieces of a store", () => {
         });
       },
     };
-    const { handlers } = peerOf(store, { maxTaskStreams: 2 });
-    const greedy = downloaderOf(cameFrom("10.0.0.1", handlers));
+    const { methods } = peerOf(store, { maxTaskStreams: 2 });
+    const greedy = downloaderOf(peerServing(methods, "10.0.0.1"));
     const content = all(await greedy.downloader.downloadTask(addr, source));
     content.catch(() => {});
     await settle();
     const open = greedy.downloader.syncPieces(addr, { taskId, hostId });
     await open.next();
-    const other = downloaderOf(cameFrom("10.0.0.2", handlers));
+    const other = downloaderOf(peerServing(methods, "10.0.0.2"));
     const pieces = other.downloader.syncPieces(addr, { taskId, hostId });
     assert.equal((await pieces.next()).value?.number, 0);
     await aborted;
@@ -483,7 +463,7 @@ describe("SyncPieces of a store", () => {
 
   it("does not wait for pieces beyond the task's end", async () => {
     const { store, put } = growingStore();
-    const pair = downloaderOf(peerOf(store).handlers);
+    const pair = downloaderOf(peerOf(store).peer);
     const sync = (interestedPieceNumbers: readonly number[]) =>
       pair.downloader.syncPieces(addr, { taskId, hostId, interestedPieceNumbers });
     assert.deepEqual(await all(sync([3, 4_294_967_295])), []);
@@ -505,8 +485,8 @@ describe("SyncPieces of a store", () => {
         throw new Error("/secret/path: I/O error");
       },
     };
-    const { handlers, errors } = peerOf(broken);
-    const pair = downloaderOf(handlers);
+    const { peer, errors } = peerOf(broken);
+    const pair = downloaderOf(peer);
     await assertRejects(
       all(pair.downloader.syncPieces(addr, { taskId: "", hostId })),
       "RemoteInvalidArgument",
@@ -684,7 +664,7 @@ describe("DownloadTask of a store", () => {
     what: TaskIdentity = source,
     options: DownloadTaskOptions = {},
   ): Promise<Map<number, Uint8Array>> {
-    const pair = downloaderOf(peerOf(store).handlers);
+    const pair = downloaderOf(peerOf(store).peer);
     const task = await pair.downloader.downloadTask(addr, what, options);
     assert.equal(task.contentLength, content.length);
     const pieces = await all(task);
@@ -698,7 +678,7 @@ describe("DownloadTask of a store", () => {
 
   it("sends a task with all its metadata", async () => {
     const pair = downloaderOf(
-      peerOf(storeOf(), {}, { hostname: "h1", advertisedIp: "10.1.2.3" }).handlers,
+      peerOf(storeOf(), {}, { hostname: "h1", advertisedIp: "10.1.2.3" }).peer,
     );
     const task = await pair.downloader.downloadTask(addr, source);
     assert.equal(task.taskId, taskId);
@@ -734,7 +714,7 @@ describe("DownloadTask of a store", () => {
       const hub = { url, revision: "main", pieceLength: 5000, application: "app" };
       assert.deepEqual(await fetched(storeOf("standard", taskIdOfUrl(hub)), hub), whole);
     }
-    const pair = downloaderOf(peerOf(storeOf()).handlers);
+    const pair = downloaderOf(peerOf(storeOf()).peer);
     await assertRejects(
       pair.downloader.downloadTask(addr, { url: "http://a", revision: "x" }),
       "InvalidArgument",
@@ -752,7 +732,7 @@ describe("DownloadTask of a store", () => {
     assert.deepEqual(await numbers(4999, 5001), [0, 1]);
     assert.deepEqual(await numbers(5000, 10_000), [1]);
     assert.deepEqual(await numbers(11_999, 99_999), [2]);
-    const pair = downloaderOf(peerOf(storeOf()).handlers);
+    const pair = downloaderOf(peerOf(storeOf()).peer);
     const ask = (start: number, end: number, what: TaskIdentity = source) =>
       pair.downloader.downloadTask(addr, what, { range: { start, end } });
     await assertRejects(ask(12_000, 12_001), "RemoteInvalidArgument");
@@ -764,7 +744,7 @@ describe("DownloadTask of a store", () => {
   it("sends the pieces of a growing task as they arrive", async () => {
     const { store, put } = growingStore();
     put(2);
-    const pair = downloaderOf(peerOf(store).handlers);
+    const pair = downloaderOf(peerOf(store).peer);
     const pieces = (await pair.downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
     assert.equal((await pieces.next()).value?.number, 2);
     const second = pieces.next();
@@ -780,7 +760,7 @@ describe("DownloadTask of a store", () => {
   it("sends an empty task", async () => {
     const store = new MemoryPieceStore();
     store.putTask(taskId, new Uint8Array(0));
-    const pair = downloaderOf(peerOf(store).handlers);
+    const pair = downloaderOf(peerOf(store).peer);
     const task = await pair.downloader.downloadTask(addr, source);
     assert.equal(task.contentLength, 0);
     assert.deepEqual(await all(task), []);
@@ -791,7 +771,7 @@ describe("DownloadTask of a store", () => {
   it("ends when it is cancelled before, during and after the iteration", async () => {
     const { store, put } = growingStore();
     put(0);
-    const pair = downloaderOf(peerOf(store).handlers);
+    const pair = downloaderOf(peerOf(store).peer);
     const before = await pair.downloader.downloadTask(addr, source);
     before.cancel();
     await assertRejects(all(before), "Aborted");
@@ -817,7 +797,7 @@ describe("DownloadTask of a store", () => {
     for (const code of ["StorageFailed", "NotFound"] as const) {
       const { store, growing, put } = growingStore();
       put(0);
-      const pair = downloaderOf(peerOf(store).handlers);
+      const pair = downloaderOf(peerOf(store).peer);
       const pieces = (await pair.downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
       await pieces.next();
       growing.fail(new VortexError(code, "gone"));
@@ -829,7 +809,7 @@ describe("DownloadTask of a store", () => {
   it("obeys the upload rate limit, and reads a chunk after the previous one was sent", async () => {
     const clock = new FakeClock();
     const settings = serverSettings({ uploadRateLimit: 4000 }, fakeRuntime(clock));
-    const pair = downloaderOf(grpcHandlers(storeOf(), settings));
+    const pair = downloaderOf(peerServing(grpcDispatcher(storeOf(), settings)));
     const pieces = pair.downloader.downloadTask(addr, source).then(all);
     await settle();
     const took = await clock.advanceUntil(pieces, 60_000, 500);
@@ -839,7 +819,7 @@ describe("DownloadTask of a store", () => {
   });
 
   it("sends stock clients the expected fields, with content only on request", async () => {
-    const client = clientOf(peerOf(storeOf()).handlers);
+    const client = clientOf(peerOf(storeOf()).peer);
     const messages = await all(client.downloadTask({ download: source }));
     const [first, ...rest] = messages.map(({ response }) => response);
     assert.equal(first?.case, "downloadTaskStartedResponse");
@@ -892,8 +872,8 @@ describe("DownloadTask of a store", () => {
       growing: await counted(growingOne, taskId),
     };
     let served: StoredTask = tasks.whole;
-    const { handlers } = peerOf({ getTask: async () => served, getPiece: async () => undefined });
-    const client = clientOf(handlers);
+    const { peer } = peerOf({ getTask: async () => served, getPiece: async () => undefined });
+    const client = clientOf(peer);
     const listed = async (range?: { start: bigint; length: bigint }) => {
       for await (const { response } of client.downloadTask({
         download: { ...source, ...(range && { range }) },
@@ -960,7 +940,7 @@ describe("DownloadTask of a store", () => {
   });
 
   it("rejects output paths, ranges in headers, and requests without a task", async () => {
-    const client = clientOf(peerOf(storeOf()).handlers);
+    const client = clientOf(peerOf(storeOf()).peer);
     const refused = async (messages: AsyncIterable<unknown>) =>
       assert.rejects(all(messages), { code: Code.InvalidArgument });
     await refused(client.downloadTask({}));
@@ -1075,7 +1055,7 @@ describe("DownloadTask of a hostile peer", () => {
   });
 
   it("does not stall while the client is busy elsewhere", async () => {
-    const pair = downloaderOf(peerOf(storeOf()).handlers);
+    const pair = downloaderOf(peerOf(storeOf()).peer);
     const pieces = (await pair.downloader.downloadTask(addr, source))[Symbol.asyncIterator]();
     for (let number = 0; number < 3; number++) {
       assert.equal((await pieces.next()).value?.number, number);
@@ -1088,8 +1068,8 @@ describe("DownloadTask of a hostile peer", () => {
 
 describe("GrpcDirectory", () => {
   it("reports the pieces of parents to the task engine", async () => {
-    const { handlers } = peerOf(storeOf(), {}, { tcpPort: 4005, advertisedIp: "10.1.2.3" });
-    const pair = downloaderOf(handlers);
+    const { peer } = peerOf(storeOf(), {}, { tcpPort: 4005, advertisedIp: "10.1.2.3" });
+    const pair = downloaderOf(peer);
     const directory = new GrpcDirectory(pair.downloader);
     const { signal } = new AbortController();
     const outline = await directory.stat(addr, taskId, { signal, hostId, kind: "standard" });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
-import { createAsyncIterable, type UniversalHandler } from "@connectrpc/connect/protocol";
+import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import type { PieceRequest, TransferOptions } from "../../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../../src/client/grpc/downloader.ts";
@@ -17,13 +17,20 @@ import {
 } from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { type PieceMetadata, pieceKinds } from "../../../src/piece.ts";
 import { type ServerOptions, serverSettings } from "../../../src/server/admission/upload.ts";
-import { grpcHandlers } from "../../../src/server/grpc/service.ts";
+import type { GrpcRequest } from "../../../src/server/grpc/call.ts";
+import { dispatch, grpcDispatcher } from "../../../src/server/grpc/dispatcher.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
 import type { PieceStore, StoredPiece } from "../../../src/store/store.ts";
 import type { GrpcBinding } from "../../../src/transport/grpc.ts";
 import { assertRejects } from "../../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
-import { MemoryGrpcBinding, MemoryGrpcConnection, scriptedPeer } from "../../support/grpc.ts";
+import {
+  MemoryGrpcBinding,
+  MemoryGrpcConnection,
+  type Peer,
+  peerServing,
+  scriptedPeer,
+} from "../../support/grpc.ts";
 import { joined, seededBytes } from "../../support/random.ts";
 
 const taskId = "ab".repeat(32);
@@ -91,8 +98,9 @@ function peerOf(
   const onError = (error: VortexError): void => {
     errors.push(error);
   };
-  const handlers = grpcHandlers(store, serverSettings({ ...options, onError }, fakeRuntime(clock)));
-  return { handlers, errors, clock };
+  const settings = serverSettings({ ...options, onError }, fakeRuntime(clock));
+  const methods = grpcDispatcher(store, settings);
+  return { methods, peer: peerServing(methods), errors, clock };
 }
 
 function storeOf(
@@ -116,13 +124,24 @@ const metadata: PieceMetadata = {
 };
 
 /** Plain Connect client of the service. */
-function clientOf(handlers: readonly UniversalHandler[]): Client<typeof DfdaemonUpload> {
-  const connection = new MemoryGrpcConnection(handlers, 1 << 20);
+function clientOf(peer: Peer): Client<typeof DfdaemonUpload> {
+  const connection = new MemoryGrpcConnection(peer, 1 << 20);
   return createClient(
     DfdaemonUpload,
     connection.transport(() => {}),
   );
 }
+
+/** Request without a body. */
+const grpcRequest: GrpcRequest = {
+  verb: "POST",
+  path: "/",
+  headers: new Headers({ "content-type": "application/grpc" }),
+  body: new Uint8Array(0),
+  signal: new AbortController().signal,
+  network: "",
+  localIp: "",
+};
 
 /** Store with one piece, whose bytes come from `read`. */
 function storeReading(read: () => AsyncIterable<Uint8Array>): PieceStore {
@@ -155,8 +174,8 @@ describe("GrpcDownloader against a store", () => {
   for (const kind of pieceKinds) {
     it(`fetches a ${kind} piece by the call for its kind, with all its metadata`, async () => {
       const bytes = seededBytes(2, 12_000);
-      const { handlers } = peerOf(storeOf(bytes, kind));
-      const { downloader, clock } = downloaderOf(new MemoryGrpcBinding(handlers));
+      const { peer } = peerOf(storeOf(bytes, kind));
+      const { downloader, clock } = downloaderOf(new MemoryGrpcBinding(peer));
       const piece = await downloader.downloadPiece({ ...request, number: 2, kind });
       assert.deepEqual(await piece.bytes(), bytes.subarray(10_000));
       assert.deepEqual(
@@ -178,7 +197,7 @@ describe("GrpcDownloader against a store", () => {
 
   it("returns a range of a piece, and rejects one outside it", async () => {
     const bytes = seededBytes(2, 12_000);
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(bytes)).handlers));
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(bytes)).peer));
     const ask = (start: number, end?: number) =>
       downloader.downloadPiece({
         ...request,
@@ -195,7 +214,7 @@ describe("GrpcDownloader against a store", () => {
 
   it("reads the content into the caller's memory, whatever its size", async () => {
     const bytes = seededBytes(2, 12_000);
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(bytes)).handlers));
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(bytes)).peer));
     const memory = new Uint8Array(700);
     // Twice: the memory freed after the first answer is not the server's.
     for (let time = 0; time < 2; time++) {
@@ -216,7 +235,7 @@ describe("GrpcDownloader against a store", () => {
   });
 
   it("also returns the content as a stream, and counts as active until it is read", async () => {
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(content)).handlers));
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(content)).peer));
     const piece = await downloader.downloadPiece({ ...request, number: 0 });
     assert.equal(downloader.connections()[0]?.activeRequests, 1);
     assert.deepEqual(new Uint8Array(await new Response(piece.content).arrayBuffer()), content);
@@ -225,7 +244,7 @@ describe("GrpcDownloader against a store", () => {
   });
 
   it("dials one connection for all requests to an address", async () => {
-    const binding = new MemoryGrpcBinding(peerOf(storeOf(content)).handlers);
+    const binding = new MemoryGrpcBinding(peerOf(storeOf(content)).peer);
     const { downloader } = downloaderOf(binding);
     const pieces = await Promise.all(
       Array.from({ length: 5 }, () => downloader.downloadPiece({ ...request, number: 0 })),
@@ -239,7 +258,7 @@ describe("GrpcDownloader against a store", () => {
 
   it("gets the lengths of a task", async () => {
     const { downloader, clock } = downloaderOf(
-      new MemoryGrpcBinding(peerOf(storeOf(seededBytes(2, 12_000))).handlers),
+      new MemoryGrpcBinding(peerOf(storeOf(seededBytes(2, 12_000))).peer),
     );
     assert.deepEqual(await downloader.statTask(addr, taskId), {
       contentLength: 12_000,
@@ -462,7 +481,7 @@ describe("a call ends", () => {
   });
 
   it("by a lost connection; a dead pooled connection is replaced once", async () => {
-    const binding = new MemoryGrpcBinding(peerOf(storeOf(content)).handlers);
+    const binding = new MemoryGrpcBinding(peerOf(storeOf(content)).peer);
     const { downloader } = downloaderOf(binding);
     await (await downloader.downloadPiece({ ...request, number: 0 })).bytes();
     binding.connections[0]?.lose();
@@ -509,9 +528,9 @@ describe("a call ends", () => {
   });
 });
 
-describe("grpcHandlers", () => {
+describe("grpcDispatcher", () => {
   it("reject an empty task id with INVALID_ARGUMENT", async () => {
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(content)).handlers));
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(content)).peer));
     await assertRejects(
       downloader.downloadPiece({ ...request, taskId: "" }),
       "RemoteInvalidArgument",
@@ -525,8 +544,8 @@ describe("grpcHandlers", () => {
       getPiece: () => Promise.reject(new Error("/secret/path is gone")),
       getTask: () => Promise.reject(new Error("/secret/path is gone")),
     };
-    const { handlers, errors } = peerOf(broken);
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(handlers));
+    const { peer, errors } = peerOf(broken);
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peer));
     for (const call of [downloader.downloadPiece(request), downloader.statTask(addr, taskId)]) {
       const error = await assertRejects(call, "RemoteInternal");
       assert.doesNotMatch(error.message, /secret/);
@@ -542,13 +561,13 @@ describe("grpcHandlers", () => {
   });
 
   it("answer INTERNAL for a piece that cannot be read", async () => {
-    const { handlers, errors } = peerOf(
+    const { peer, errors } = peerOf(
       // biome-ignore lint/correctness/useYield: it fails before its first chunk
       storeReading(async function* () {
         throw new Error("bad sector");
       }),
     );
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(handlers));
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peer));
     const error = await assertRejects(downloader.downloadPiece(request), "RemoteInternal");
     assert.doesNotMatch(error.message, /sector/);
     assert.equal(errors.length, 1);
@@ -566,8 +585,8 @@ describe("grpcHandlers", () => {
     ],
   ] as const) {
     it(`detect a store whose piece ${what}`, async () => {
-      const { handlers, errors } = peerOf(storeReading(() => createAsyncIterable([...chunks])));
-      const { downloader } = downloaderOf(new MemoryGrpcBinding(handlers));
+      const { peer, errors } = peerOf(storeReading(() => createAsyncIterable([...chunks])));
+      const { downloader } = downloaderOf(new MemoryGrpcBinding(peer));
       const call = downloader.downloadPiece(request);
       await assertRejects(call, code);
       assert.equal(errors[0]?.code, "StorageFailed");
@@ -588,28 +607,24 @@ describe("grpcHandlers", () => {
         ended = true;
       }
     });
-    const handler = peerOf(store).handlers.find(({ method }) => method.name === "DownloadPiece");
-    assert.ok(handler);
+    const { methods } = peerOf(store);
     // Envelope of 66 bytes with field 2, the task id.
     const body = new Uint8Array([0, 0, 0, 0, 66, 0x12, 64, ...new TextEncoder().encode(taskId)]);
-    const response = await handler({
-      httpVersion: "2.0",
-      method: "POST",
-      url: `http://peer${handler.requestPath}`,
-      header: new Headers({ "content-type": "application/grpc" }),
-      body: createAsyncIterable([body]),
-      signal: new AbortController().signal,
+    const response = dispatch(methods, {
+      ...grpcRequest,
+      path: "/dfdaemon.v2.DfdaemonUpload/DownloadPiece",
+      body,
     });
-    assert.equal(asked, 1);
-    const iterator = response.body?.[Symbol.asyncIterator]();
+    const iterator = response.body;
     assert.ok(iterator);
+    assert.equal(asked, 0);
     const head = await iterator.next();
     assert.equal(asked, 1);
     const chunk = await iterator.next();
     assert.deepEqual(chunk.value, content.subarray(0, 500));
     assert.equal(asked, 1);
     assert.ok(!ended);
-    await iterator.return?.();
+    await iterator.return();
     assert.ok(ended);
     // Head and content form one envelope around one message, readable for any client of the API.
     const message = new Uint8Array([...(head.value ?? []), ...content]);
@@ -624,8 +639,8 @@ describe("grpcHandlers", () => {
   it("obey the upload rate limit", async () => {
     const clock = new FakeClock();
     const bytes = seededBytes(4, 25_000);
-    const { handlers } = peerOf(storeOf(bytes), { uploadRateLimit: 10_000 }, clock);
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(handlers));
+    const { peer } = peerOf(storeOf(bytes), { uploadRateLimit: 10_000 }, clock);
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peer));
     const calls = Array.from({ length: 5 }, async (_, number) =>
       (await downloader.downloadPiece({ ...request, number })).bytes(),
     );
@@ -636,8 +651,8 @@ describe("grpcHandlers", () => {
 
   it("answer StatTask and StatLocalTask from the store", async () => {
     const bytes = seededBytes(2, 12_000);
-    const { handlers } = peerOf(storeOf(bytes, "cache"));
-    const client = clientOf(handlers);
+    const { peer } = peerOf(storeOf(bytes, "cache"));
+    const client = clientOf(peer);
     const task = await client.statTask({ taskId });
     assert.equal(task.id, taskId);
     assert.equal(task.type, TaskType.CACHE);
