@@ -1,6 +1,6 @@
 import { isIP } from "node:net";
 import { abortedError, untilAborted, VortexError } from "../../src/errors.ts";
-import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { type Address, formatAddress, isIPv6, splitZone } from "../../src/transport/address.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import {
   type CloseInfo,
@@ -9,7 +9,6 @@ import {
   StreamCode,
 } from "../../src/transport/transport.ts";
 import { Guard } from "../shared/guard.ts";
-import { splitZone } from "../shared/local-address.ts";
 import { permissionError } from "../shared/permission.ts";
 import { dialHost, type Resolver } from "../shared/resolve.ts";
 import { authoritiesOf, identityOf, pinsOf, STOCK_NAME } from "../shared/tls.ts";
@@ -153,7 +152,7 @@ export class DenoQuicDialler {
       this.#tls.serverName ?? (this.#tls.verify === false ? STOCK_NAME : splitZone(remote.host)[0]);
     const trust: Trust = { tls: this.#tls, name };
     // For a host name, which the program may not be permitted to resolve, Deno creates the socket.
-    const family = host.includes(":") ? 6 : isIP(host) === 4 ? 4 : undefined;
+    const family = isIPv6(host) ? 6 : isIP(host) === 4 ? 4 : undefined;
     const endpoint = family && this.#endpoints.take(key, family);
     let attempt: Promise<NativeConn> | NativeConn;
     try {

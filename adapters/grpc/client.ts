@@ -4,7 +4,7 @@ import { connect as connectSocket, type TLSSocket } from "node:tls";
 import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import { createGrpcTransport, type GrpcTransportOptions } from "@connectrpc/connect-node";
 import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
-import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { type Address, formatAddress, splitZone } from "../../src/transport/address.ts";
 import type {
   GrpcBinding,
   GrpcCallBounds,
@@ -13,7 +13,7 @@ import type {
 } from "../../src/transport/grpc.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import { Guard } from "../shared/guard.ts";
-import { requireDiallable, splitZone } from "../shared/local-address.ts";
+import { requireDiallable } from "../shared/local-address.ts";
 import { nativeError, systemCode } from "../shared/native-error.ts";
 import { dialHost, type Resolver } from "../shared/resolve.ts";
 import {

@@ -24,7 +24,7 @@ import { type GrpcResponse, MAX_REQUEST_LENGTH } from "../../src/server/grpc/cal
 import { dispatch, type GrpcDispatcher, grpcDispatcher } from "../../src/server/grpc/dispatcher.ts";
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/store/store.ts";
-import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { type Address, formatAddress, unmapped } from "../../src/transport/address.ts";
 import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import type { ListenerCounters } from "../../src/transport/transport.ts";
 import { keepAccepting } from "../shared/accepting.ts";
@@ -454,7 +454,7 @@ function secureContext(
  * IPv4.
  */
 function localIp(stream: ServerHttp2Stream): string {
-  return stream.session?.socket.localAddress?.replace(/^::ffff:(?=[0-9.]+$)/i, "") ?? "";
+  return unmapped(stream.session?.socket.localAddress ?? "");
 }
 
 function respond(

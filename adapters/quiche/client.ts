@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { Socket } from "node:dgram";
 import { abortedError, VortexError } from "../../src/errors.ts";
 import { systemClock } from "../../src/runtime.ts";
-import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { type Address, formatAddress, splitZone } from "../../src/transport/address.ts";
 import type { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
 import {
@@ -12,7 +12,7 @@ import {
   StreamCode,
 } from "../../src/transport/transport.ts";
 import { Guard } from "../shared/guard.ts";
-import { isSameHost, splitZone } from "../shared/local-address.ts";
+import { isSameHost } from "../shared/local-address.ts";
 import { nativeError } from "../shared/native-error.ts";
 import { alertOf } from "../shared/quic-errors.ts";
 import { dialHost, type Resolver } from "../shared/resolve.ts";

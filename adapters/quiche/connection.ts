@@ -1,6 +1,6 @@
 import { abortedError, VortexError } from "../../src/errors.ts";
 import type { Clock, Timer } from "../../src/runtime.ts";
-import type { Address } from "../../src/transport/address.ts";
+import { type Address, splitZone } from "../../src/transport/address.ts";
 import { AsyncQueue } from "../../src/transport/queue.ts";
 import {
   type ByteStream,
@@ -10,7 +10,7 @@ import {
   StreamCode,
 } from "../../src/transport/transport.ts";
 import type { Guard } from "../shared/guard.ts";
-import { isLinkLocal, splitZone } from "../shared/local-address.ts";
+import { isLinkLocal } from "../shared/local-address.ts";
 import { refusalCode } from "../shared/quic-errors.ts";
 import { releaseMemory } from "../shared/release-memory.ts";
 import type { SendRing } from "./datagrams.ts";

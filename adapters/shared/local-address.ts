@@ -1,6 +1,6 @@
 import { networkInterfaces } from "node:os";
 import { VortexError } from "../../src/errors.ts";
-import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { type Address, formatAddress, splitZone, unmapped } from "../../src/transport/address.ts";
 import { isGranted } from "./permission.ts";
 
 /**
@@ -26,15 +26,6 @@ export function isLoopback(host: string): boolean {
   return plain.startsWith("127.") || plain === "::1";
 }
 
-/**
- * Splits an IPv6 address into the address without its zone and the zone (RFC 4007, section 11),
- * such as `fe80::1` and `%eth0`. For a host without a zone, returns `host` and an empty string.
- */
-export function splitZone(host: string): readonly [address: string, zone: string] {
-  const [, address, zone] = /^([^%]*:[^%]*)(%.+)$/.exec(host) ?? [];
-  return address === undefined || zone === undefined ? [host, ""] : [address, zone];
-}
-
 /** Returns true if `host` is a link-local IPv6 address (fe80::/10; RFC 4291, section 2.5.6). */
 export function isLinkLocal(host: string): boolean {
   return /^fe[89ab][0-9a-f]:/i.test(host);
@@ -55,5 +46,5 @@ export function requireDiallable(remote: Address): void {
 }
 
 function plainAddress(host: string): string {
-  return splitZone(host)[0].replace(/^::ffff:/, "");
+  return unmapped(splitZone(host)[0]);
 }

@@ -3,6 +3,7 @@
  * the flags of `node --permission`.
  */
 import { VortexError } from "../../src/errors.ts";
+import { formatAddress } from "../../src/transport/address.ts";
 
 /** Descriptor of a Deno permission, as in `Deno.PermissionDescriptor`. */
 export interface Permission {
@@ -35,7 +36,7 @@ export function isGranted(permission: Permission): boolean {
  * end the process when a node:net server starts to listen.
  */
 export async function requireNet(host: string, port: number): Promise<void> {
-  const name = `${host.includes(":") ? `[${host}]` : host}:${port}`;
+  const name = formatAddress({ host, port });
   const status = await permissions()?.request({ name: "net", host: name });
   if (status === undefined || status.state === "granted") return;
   throw new VortexError(

@@ -2,7 +2,7 @@ import { type LookupAllOptions, lookup } from "node:dns";
 import { isIP } from "node:net";
 import { abortedError, untilAborted, VortexError } from "../../src/errors.ts";
 import { systemClock } from "../../src/runtime.ts";
-import { type Address, formatAddress } from "../../src/transport/address.ts";
+import { type Address, formatAddress, isIPv6 } from "../../src/transport/address.ts";
 import { type AddressDial, dialAddresses } from "../../src/transport/happy-eyeballs.ts";
 import { nativeError } from "./native-error.ts";
 import { isGranted } from "./permission.ts";
@@ -63,7 +63,7 @@ export async function resolveHost(
   const what = `dialling ${formatAddress(address)}`;
   if (signal?.aborted) throw abortedError(signal, what);
   // Not every runtime's `isIP` accepts an IPv6 address with a zone.
-  if (isIP(host) !== 0 || host.includes(":")) return [host];
+  if (isIP(host) !== 0 || isIPv6(host)) return [host];
   const found = resolver(host, port).then(
     (addresses) => {
       if (addresses.length === 0)

@@ -2,8 +2,8 @@
 import { X509Certificate } from "node:crypto";
 import { isIP } from "node:net";
 import { remoteText, VortexError } from "../../src/errors.ts";
+import { splitZone } from "../../src/transport/address.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";
-import { splitZone } from "./local-address.ts";
 
 /**
  * Reasons of the TLS alerts by which a peer rejects a certificate (RFC 8446, section 6.2), by alert

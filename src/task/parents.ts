@@ -1,5 +1,5 @@
 import { VortexError } from "../errors.ts";
-import { formatAddress, parseAddress } from "../transport/address.ts";
+import { type Address, formatAddress, parseAddress } from "../transport/address.ts";
 import { nameOf, type PeerAddress, type PeerAddresses } from "../transport/peer-address.ts";
 import type { TaskParent } from "./task.ts";
 
@@ -47,11 +47,12 @@ export function parentsOf(
         : typeof resolved === "string"
           ? resolved
           : undefined;
-    const addr =
-      text === undefined ? addresses && nameOf(addresses) : formatAddress(parseAddress(text));
+    const named = text ?? (addresses && nameOf(addresses));
+    const remote = named === undefined ? undefined : parseAddress(named);
+    const addr = remote && formatAddress(remote);
     const apiAddr =
       given.apiAddr === undefined
-        ? apiAddrOf(given.addr, addr, addresses, apiDefault)
+        ? apiAddrOf(given.addr, remote, addresses, apiDefault)
         : formatAddress(parseAddress(given.apiAddr));
     const name = addr ?? apiAddr;
     if (name === undefined)
@@ -70,14 +71,14 @@ export function parentsOf(
  */
 function apiAddrOf(
   given: PeerAddress | undefined,
-  addr: string | undefined,
+  remote: Address | undefined,
   addresses: PeerAddresses | undefined,
   apiDefault: "no" | "same-address" | "same-host",
 ): string | undefined {
-  if (addr === undefined || apiDefault === "no") return undefined;
+  if (remote === undefined || apiDefault === "no") return undefined;
   const named = addresses?.grpc ?? (typeof given === "object" ? given.grpc : undefined);
   if (named !== undefined) return formatAddress(parseAddress(named));
-  return apiDefault === "same-address"
-    ? addr
-    : formatAddress({ host: parseAddress(addr).host, port: API_PORT });
+  return formatAddress(
+    apiDefault === "same-address" ? remote : { host: remote.host, port: API_PORT },
+  );
 }

@@ -1,7 +1,7 @@
 /** Happy Eyeballs (RFC 8305): dials a host with several addresses, over any protocol. */
 import { abortedError, type ErrorCode, VortexError } from "../errors.ts";
 import type { Clock } from "../runtime.ts";
-import { type Address, formatAddress } from "./address.ts";
+import { type Address, formatAddress, isIPv6 } from "./address.ts";
 import { runStaggered, type Setback } from "./staggered-race.ts";
 
 /**
@@ -91,10 +91,6 @@ export function interleaveFamilies(addresses: readonly string[]): string[] {
     ordered.push(address, ...(next === undefined ? [] : [next]));
   }
   return [...ordered, ...other];
-}
-
-function isIPv6(address: string): boolean {
-  return address.includes(":");
 }
 
 /**

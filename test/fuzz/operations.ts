@@ -8,6 +8,7 @@ import {
   type PoolEntryInfo,
 } from "../../src/client/call/pool.ts";
 import { VortexError } from "../../src/errors.ts";
+import { parseAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { ByteStream } from "../../src/transport/transport.ts";
 import { assertRejects } from "../support/failures.ts";
@@ -124,7 +125,7 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
         before.every(({ activeRequests }) => activeRequests > 0) &&
         before.length < connectionsPerAddress;
       void tested
-        .acquire(addr, controller.signal)
+        .acquire(parseAddress(addr), controller.signal)
         .then((lease) => held.push(lease), assertVortexError)
         .finally(() => waiting.delete(controller));
       assert.equal(
@@ -142,7 +143,7 @@ export const pool: fc.IAsyncProperty<[number, Operation<string>[]]> = fc.asyncPr
       const others = tested
         .entries()
         .filter((entry) => entry.addr !== addr || entry.activeRequests > 0);
-      tested.closeIdle(addr);
+      tested.closeIdle(parseAddress(addr));
       assert.deepEqual(tested.entries(), others, "closeIdle");
     };
     const actions: Record<string, (which: number) => unknown> = {

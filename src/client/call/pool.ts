@@ -1,6 +1,7 @@
 import { abortedError, untilAborted, VortexError } from "../../errors.ts";
 import type { Resolved } from "../../resolved.ts";
 import type { Clock, Timer } from "../../runtime.ts";
+import { type Address, formatAddress } from "../../transport/address.ts";
 import type { PoolOptions } from "../downloader.ts";
 
 /** Client with one connection to one peer, as stored in a {@link ClientPool}. */
@@ -52,6 +53,8 @@ export interface PoolEntryInfo {
 
 /** Connection of the pool, from the start of its dial to its removal. */
 interface Entry<C> {
+  readonly remote: Address;
+  /** The address of the peer as text, for messages and as a key. */
   readonly addr: string;
   /**
    * Key in the pool: the address of the peer. For a second or further connection to the address, an
@@ -95,7 +98,7 @@ const PROBE_TIMEOUT_PER_DIAL = 3;
  * Connects to a peer. `signal` aborts when the pool is closed. It also aborts when the last request
  * that waits for the connection ends; its reason is then the error of that request.
  */
-export type Dial<C> = (addr: string, signal: AbortSignal) => Promise<C>;
+export type Dial<C> = (remote: Address, signal: AbortSignal) => Promise<C>;
 
 /**
  * Pool of clients by peer address. Any number of requests share one client. With several clients
@@ -131,15 +134,16 @@ export class ClientPool<C extends PoolClient> {
   }
 
   /**
-   * Leases a client for the peer at `addr`. Dials if the pool has no such client.
+   * Leases a client for the peer at `remote`. Dials if the pool has no such client.
    *
    * Rejects with the error of the dial, with `Closed` if the pool is closed, or with `Aborted` when
    * `signal` aborts.
    */
-  async acquire(addr: string, signal: AbortSignal): Promise<Lease<C>> {
+  async acquire(remote: Address, signal: AbortSignal): Promise<Lease<C>> {
+    const addr = formatAddress(remote);
     if (this.#closed) throw new VortexError("Closed", "the downloader is closed");
     if (signal.aborted) throw abortedError(signal, `a request to ${addr}`);
-    const entry = this.#entryFor(addr);
+    const entry = this.#entryFor(remote, addr);
     const reused = entry.client !== undefined;
     const isStale = (): boolean => reused || entry.replaced;
     entry.active++;
@@ -188,7 +192,7 @@ export class ClientPool<C extends PoolClient> {
       await client.ready;
       if (await client.isAlive(PROBE_TIMEOUT_MS)) return;
       const started = this.#clock.now();
-      const second = await this.#dial(entry.addr, entry.dialling.signal);
+      const second = await this.#dial(entry.remote, entry.dialling.signal);
       try {
         await second.ready;
         const dialMs = this.#clock.now() - started;
@@ -226,8 +230,9 @@ export class ClientPool<C extends PoolClient> {
   }
 
   /** Adds a connected client to the pool, under the key of the entry of a dead client. */
-  #adopt({ addr, key }: Entry<C>, client: C): void {
+  #adopt({ remote, addr, key }: Entry<C>, client: C): void {
     const entry: Entry<C> = {
+      remote,
       addr,
       key,
       dialling: new AbortController(),
@@ -243,8 +248,9 @@ export class ClientPool<C extends PoolClient> {
     void client.closed.then(() => this.#remove(entry));
   }
 
-  /** Closes the clients of `addr` that no request uses. */
-  closeIdle(addr: string): void {
+  /** Closes the clients of `remote` that no request uses. */
+  closeIdle(remote: Address): void {
+    const addr = formatAddress(remote);
     for (const entry of [...this.#entries.values()]) {
       if (entry.addr === addr && entry.active === 0) this.#remove(entry);
     }
@@ -268,7 +274,7 @@ export class ClientPool<C extends PoolClient> {
    * Returns the connection to `addr` with the fewest requests. Opens a new one if all are in use
    * and fewer than `connectionsPerAddress` exist.
    */
-  #entryFor(addr: string): Entry<C> {
+  #entryFor(remote: Address, addr: string): Entry<C> {
     let leastBusy: Entry<C> | undefined;
     let freeKey: string | undefined;
     for (let index = 0; index < this.#options.connectionsPerAddress; index++) {
@@ -277,19 +283,20 @@ export class ClientPool<C extends PoolClient> {
       if (entry === undefined) freeKey ??= key;
       else if (leastBusy === undefined || entry.active < leastBusy.active) leastBusy = entry;
     }
-    if (leastBusy === undefined) return this.#open(addr, addr);
+    if (leastBusy === undefined) return this.#open(remote, addr, addr);
     if (freeKey === undefined || leastBusy.active === 0) return leastBusy;
-    return this.#open(addr, freeKey);
+    return this.#open(remote, addr, freeKey);
   }
 
   /** Starts a dial, and adds the connection to the pool. */
-  #open(addr: string, key: string): Entry<C> {
+  #open(remote: Address, addr: string, key: string): Entry<C> {
     const dialling = new AbortController();
     const entry: Entry<C> = {
+      remote,
       addr,
       key,
       dialling,
-      ready: this.#dial(addr, dialling.signal).then((client) => {
+      ready: this.#dial(remote, dialling.signal).then((client) => {
         if (dialling.signal.aborted) {
           // The pool was closed, or all waiting requests aborted, just before the dial succeeded.
           this.#trackClosing(client.close());

@@ -1,7 +1,7 @@
 import { VortexError, withAddress } from "../../errors.ts";
 import { type Piece, requireInteger } from "../../piece.ts";
 import { beginOperation, type Operation, type OperationStart } from "../../telemetry.ts";
-import { formatAddress, parseAddress } from "../../transport/address.ts";
+import { type Address, formatAddress, parseAddress } from "../../transport/address.ts";
 import type { EarlyData } from "../../transport/transport.ts";
 import type {
   CallOptions,
@@ -56,7 +56,7 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
   constructor(dial: Dial<C>, settings: DownloaderSettings) {
     this.#settings = settings;
     this.#pool = new ClientPool(
-      (addr, signal) => withConnectTimeout(dial, addr, settings, signal),
+      (remote, signal) => withConnectTimeout(dial, remote, settings, signal),
       settings.pool,
       settings.runtime.clock,
     );
@@ -98,7 +98,7 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
    * @throws `InvalidArgument` if `addr` is not a valid `host:port`
    */
   closeIdle(addr: string): void {
-    this.#pool.closeIdle(formatAddress(parseAddress(addr)));
+    this.#pool.closeIdle(parseAddress(addr));
   }
 
   close(): Promise<void> {
@@ -110,8 +110,9 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
   }
 
   /**
-   * Makes one call on a connection from the pool. The timeouts and the error of the call are held
-   * by a {@link CallScope}, which ends when the result has been read to its end.
+   * Makes one call on a connection from the pool. Parses the address of the peer here, once. The
+   * timeouts and the error of the call are held by a {@link CallScope}, which ends when the result
+   * has been read to its end.
    *
    * @param what name of the call in error messages
    * @param call runs with a client from the pool, and again after a failure that permits a retry
@@ -128,7 +129,8 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
       operation: Operation | undefined,
     ) => Promise<T>,
   ): Promise<T> {
-    const addr = formatAddress(parseAddress(peer));
+    const remote = parseAddress(peer);
+    const addr = formatAddress(remote);
     // Throws for invalid options, before the operation begins.
     const timeouts = callTimeouts(options, this.#settings);
     const { bytes, ...start } = observed;
@@ -146,7 +148,7 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
       operation?.end(failure === undefined ? { bytes: transferred } : { error: failure });
     });
     try {
-      return await this.#attempt(addr, scope, (client) => call(client, scope, addr, operation));
+      return await this.#attempt(remote, scope, (client) => call(client, scope, addr, operation));
     } catch (error) {
       throw scope.end(error);
     }
@@ -156,11 +158,15 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
    * Runs `call` with a client from the pool. Retries on another connection if the peer refused
    * 0-RTT data. Also retries if the connection was lost, and may have been dead before the call.
    */
-  async #attempt<T>(addr: string, scope: CallScope, call: (client: C) => Promise<T>): Promise<T> {
+  async #attempt<T>(
+    remote: Address,
+    scope: CallScope,
+    call: (client: C) => Promise<T>,
+  ): Promise<T> {
     let retried = false;
     for (;;) {
       if (scope.failure !== undefined) throw scope.failure;
-      const lease = await this.#pool.acquire(addr, scope.signal);
+      const lease = await this.#pool.acquire(remote, scope.signal);
       scope.onSilence(() => {
         // After a retry the connection is new: its silence is that of the peer.
         if (!retried) lease.probe();
@@ -201,10 +207,11 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
  */
 async function withConnectTimeout<C extends PieceClient>(
   dial: Dial<C>,
-  addr: string,
+  remote: Address,
   { connectTimeout, runtime }: DownloaderSettings,
   signal: AbortSignal,
 ): Promise<C> {
+  const addr = formatAddress(remote);
   const attempt = new AbortController();
   const onAbort = (): void => attempt.abort(signal.reason);
   signal.addEventListener("abort", onAbort, { once: true });
@@ -223,7 +230,7 @@ async function withConnectTimeout<C extends PieceClient>(
     signal.removeEventListener("abort", onAbort);
   };
   try {
-    const client = await dial(addr, attempt.signal);
+    const client = await dial(remote, attempt.signal);
     if (client.ready === undefined) cleanUp();
     else client.ready.then(cleanUp, cleanUp);
     return client;

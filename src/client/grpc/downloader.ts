@@ -4,7 +4,7 @@ import { VortexError } from "../../errors.ts";
 import { DfdaemonUpload } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { Piece, PieceKind } from "../../piece.ts";
 import type { Operation } from "../../telemetry.ts";
-import { parseAddress } from "../../transport/address.ts";
+import { type Address, formatAddress } from "../../transport/address.ts";
 import type { GrpcBinding, GrpcCallBounds, GrpcConnection } from "../../transport/grpc.ts";
 import { type PieceClient, PooledDownloader } from "../call/pooled-downloader.ts";
 import type { CallScope } from "../call/scope.ts";
@@ -67,7 +67,7 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
 
   constructor(binding: GrpcBindingLoader, settings: DownloaderSettings) {
     super(
-      async (addr, signal) => GrpcClient.connect(await binding(), addr, settings, signal),
+      async (remote, signal) => GrpcClient.connect(await binding(), remote, settings, signal),
       settings,
     );
     this.#settings = settings;
@@ -204,21 +204,23 @@ export class GrpcClient implements PieceClient {
   /** Address of the peer, `host:port`. */
   readonly addr: string;
   readonly closed: Promise<unknown>;
+  readonly #remote: Address;
   readonly #connection: GrpcConnection;
   readonly #settings: DownloaderSettings;
   #closing = false;
 
-  constructor(connection: GrpcConnection, addr: string, settings: DownloaderSettings) {
+  constructor(connection: GrpcConnection, remote: Address, settings: DownloaderSettings) {
     this.#connection = connection;
     this.#settings = settings;
-    this.addr = addr;
+    this.#remote = remote;
+    this.addr = formatAddress(remote);
     this.closed = connection.closed;
   }
 
   /** Connects to a peer. Rejects with the errors of {@link GrpcBinding.dial}. */
   static async connect(
     binding: GrpcBinding,
-    addr: string,
+    remote: Address,
     settings: DownloaderSettings,
     signal?: AbortSignal,
   ): Promise<GrpcClient> {
@@ -227,11 +229,11 @@ export class GrpcClient implements PieceClient {
       settings.maxPieceLength + settings.maxMetadataLength,
       0xffffffff,
     );
-    const connection = await binding.dial(parseAddress(addr), {
+    const connection = await binding.dial(remote, {
       maxMessageLength,
       ...(signal && { signal }),
     });
-    return new GrpcClient(connection, addr, settings);
+    return new GrpcClient(connection, remote, settings);
   }
 
   /**
@@ -316,7 +318,8 @@ export class GrpcClient implements PieceClient {
     pieceTimeout: number,
     operation?: Operation,
   ): Promise<AsyncGenerator<AnnouncedPiece, void, void>> {
-    const { addr } = this;
+    const addr = this.addr;
+    const remote = this.#remote;
     const { contentLength, pieceLength } = request;
     const { maxPieceLength } = this.#settings;
     const layout = new PieceLayout({ addr, maxPieceLength, contentLength, pieceLength, numbers });
@@ -331,7 +334,7 @@ export class GrpcClient implements PieceClient {
     return (async function* (): AsyncGenerator<AnnouncedPiece, void, void> {
       try {
         for (let next = first; !next.done; next = await answers.next()) {
-          yield { ...layout.accept(next.value), ...announcedAddresses(next.value, addr) };
+          yield { ...layout.accept(next.value), ...announcedAddresses(next.value, remote) };
         }
         scope.finish();
       } catch (error) {

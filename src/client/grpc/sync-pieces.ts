@@ -2,7 +2,7 @@ import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/conn
 import { remoteText, VortexError } from "../../errors.ts";
 import type { DfdaemonUpload } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { type PieceKind, requireInteger } from "../../piece.ts";
-import { formatAddress, parseAddress } from "../../transport/address.ts";
+import { type Address, formatAddress, isIpAddress } from "../../transport/address.ts";
 import type { PieceExtent } from "./piece-layout.ts";
 
 /** Request for the list of pieces that a peer has of a task (RPC method SyncPieces). */
@@ -114,39 +114,33 @@ export function requestedNumbers({
 }
 
 /**
- * Returns the addresses that the peer at `addr` announced for Vortex. If the peer announced no IP
- * address, or an unspecified one such as `0.0.0.0`, the host of `addr` is used.
+ * Returns the addresses that the peer at `remote` announced for Vortex. If the peer announced no IP
+ * address, or an unspecified one such as `0.0.0.0`, the host of `remote` is used.
  *
  * @throws `ProtocolViolation` if the announced IP address or port is invalid
  */
 export function announcedAddresses(
   answer: SyncAnswer,
-  addr: string,
+  remote: Address,
 ): Pick<AnnouncedPiece, "tcpAddr" | "quicAddr"> {
   const { ip = "", tcpPort, quicPort } = answer;
-  if (ip !== "" && !isIp(ip)) {
+  if (ip !== "" && !isIpAddress(ip)) {
     throw new VortexError(
       "ProtocolViolation",
       `announced host: expected an IP address, got "${remoteText(ip, 80)}"`,
-      { addr },
+      { addr: formatAddress(remote) },
     );
   }
   // A peer that listens on all addresses may announce 0.0.0.0 or ::.
-  const host = ip === "" || /^[0.:]+$/.test(ip) ? parseAddress(addr).host : ip;
+  const host = ip === "" || /^[0.:]+$/.test(ip) ? remote.host : ip;
   const at = (port: number | undefined): string | undefined => {
     if (port === undefined || port === 0) return undefined;
     if (port > 0 && port <= 65535) return formatAddress({ host, port });
     throw new VortexError("ProtocolViolation", `announced port: expected 0 to 65535, got ${port}`, {
-      addr,
+      addr: formatAddress(remote),
     });
   };
   const tcpAddr = at(tcpPort);
   const quicAddr = at(quicPort);
   return { ...(tcpAddr !== undefined && { tcpAddr }), ...(quicAddr !== undefined && { quicAddr }) };
-}
-
-function isIp(text: string): boolean {
-  return text.includes(":")
-    ? /^[0-9a-f:.]+$/i.test(text) && URL.canParse(`http://[${text}]/`)
-    : /^(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)(?:\.(?=\d)|$)){4}$/.test(text);
 }

@@ -8,7 +8,7 @@ import {
 } from "../../protocol/foreign.ts";
 import { encodePacket, type Packet, RemoteErrorCode } from "../../protocol/packet.ts";
 import type { Clock } from "../../runtime.ts";
-import { formatAddress, parseAddress } from "../../transport/address.ts";
+import { type Address, formatAddress } from "../../transport/address.ts";
 import {
   type ByteReader,
   type ByteStream,
@@ -70,12 +70,12 @@ export class VortexClient implements PieceClient {
       settings: DownloaderSettings,
     ) => T,
     transport: Transport,
-    addr: string,
+    remote: Address,
     settings: DownloaderSettings,
     signal?: AbortSignal,
   ): Promise<T> {
     const { earlyData } = settings;
-    const connection = await transport.dial(parseAddress(addr), {
+    const connection = await transport.dial(remote, {
       earlyData,
       ...(signal !== undefined && { signal }),
     });

@@ -19,7 +19,7 @@ export class VortexDownloader extends PooledDownloader<VortexClient> {
 
   constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
     super(
-      async (addr, signal) => VortexClient.connect(await transport(), addr, settings, signal),
+      async (remote, signal) => VortexClient.connect(await transport(), remote, settings, signal),
       settings,
     );
     this.#onClosed = onClosed;

@@ -1,3 +1,5 @@
+import { isIPv6, splitZone, unmapped } from "../../transport/address.ts";
+
 /**
  * Returns the network of a client's IP address. Limits are shared fairly among networks, not among
  * connections.
@@ -8,10 +10,8 @@
  * unchanged.
  */
 export function networkOf(host: string): string {
-  const mapped = /^::ffff:([0-9.]+)$/i.exec(host)?.[1];
-  if (mapped !== undefined) return mapped;
-  if (!host.includes(":")) return host;
-  const [address = ""] = host.split("%");
+  const [address] = splitZone(unmapped(host));
+  if (!isIPv6(address)) return address;
   const [before = "", after] = address.split("::");
   const groups = before === "" ? [] : before.split(":");
   if (after !== undefined) {

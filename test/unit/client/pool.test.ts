@@ -15,7 +15,7 @@ import type { Resolved } from "../../../src/resolved.ts";
 import type { Runtime } from "../../../src/runtime.ts";
 import { VortexServer } from "../../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
-import { formatAddress } from "../../../src/transport/address.ts";
+import { formatAddress, parseAddress } from "../../../src/transport/address.ts";
 import { MemoryTransport } from "../../../src/transport/memory.ts";
 import type { Connection, DialOptions, Transport } from "../../../src/transport/transport.ts";
 import { assertRejects, rejectionOf } from "../../support/failures.ts";
@@ -62,13 +62,13 @@ function poolOf(options: Partial<Resolved<PoolOptions>> = {}): {
   const clock = new FakeClock();
   const dials: FakeDial[] = [];
   const pool = new ClientPool<FakeClient>(
-    (addr, signal) =>
+    (remote, signal) =>
       new Promise((resolve, reject) => {
         const client = new FakeClient();
         // Like in transports, the dial rejects with the signal's reason.
         signal.addEventListener("abort", () => reject(signal.reason));
         dials.push({
-          addr,
+          addr: formatAddress(remote),
           signal,
           client,
           succeed: () => {
@@ -85,7 +85,7 @@ function poolOf(options: Partial<Resolved<PoolOptions>> = {}): {
     clock,
   );
   const use = async (addr: string): Promise<Lease<FakeClient>> => {
-    const lease = pool.acquire(addr, never);
+    const lease = pool.acquire(parseAddress(addr), never);
     await dials.at(-1)?.succeed();
     return lease;
   };
@@ -150,7 +150,7 @@ async function suspected() {
     { connectionsPerAddress: 1, capacity: 3, idleTimeout: 1000, cleanupInterval: 100 },
     clock,
   );
-  const lease = await pool.acquire("a:1", never);
+  const lease = await pool.acquire(parseAddress("a:1"), never);
   const [first] = clients;
   assert.ok(first);
   const suspect = (): Promise<void> => {
@@ -220,7 +220,7 @@ describe("probing a silent client", () => {
       first.aborted.map(({ code, addr }) => [code, addr]),
       [["ConnectionLost", "a:1"]],
     );
-    const next = await pool.acquire("a:1", never);
+    const next = await pool.acquire(parseAddress("a:1"), never);
     assert.equal(next.client, clients[1]);
     assert.equal(clients.length, 2);
     // It is in the pool already, and replaces no other client.
@@ -264,10 +264,10 @@ describe("probing a silent client", () => {
     await first.asked[0]?.answer(false);
     await clients[1]?.stand();
     lease.discard();
-    const other = await pool.acquire("a:1", never);
+    const other = await pool.acquire(parseAddress("a:1"), never);
     await first.asked[1]?.answer(false);
     assert.deepEqual([clients[1]?.closes, first.aborted.length, lease.stale], [1, 1, true]);
-    assert.equal((await pool.acquire("a:1", never)).client, other.client);
+    assert.equal((await pool.acquire(parseAddress("a:1"), never)).client, other.client);
     assert.equal(other.client, clients[2]);
     await pool.close();
   });
@@ -276,7 +276,7 @@ describe("probing a silent client", () => {
 describe("the pool's dials", () => {
   it("concurrent requests to one address share one dial and one client", async () => {
     const { pool, dials } = poolOf();
-    const leases = [1, 2, 3].map(() => pool.acquire("a:1", never));
+    const leases = [1, 2, 3].map(() => pool.acquire(parseAddress("a:1"), never));
     assert.equal(dials.length, 1);
     await dials[0]?.succeed();
     const clients = (await Promise.all(leases)).map(({ client }) => client);
@@ -291,7 +291,7 @@ describe("the pool's dials", () => {
   it("a later request reuses the client, and its lease is stale", async () => {
     const { pool, dials, use } = poolOf();
     const first = await use("a:1");
-    const second = await pool.acquire("a:1", never);
+    const second = await pool.acquire(parseAddress("a:1"), never);
     assert.deepEqual([first.stale, second.stale], [false, true]);
     assert.equal(first.client, second.client);
     assert.equal(dials.length, 1);
@@ -300,7 +300,10 @@ describe("the pool's dials", () => {
 
   it("two addresses have separate dials", async () => {
     const { pool, dials } = poolOf();
-    const leases = [pool.acquire("a:1", never), pool.acquire("b:1", never)];
+    const leases = [
+      pool.acquire(parseAddress("a:1"), never),
+      pool.acquire(parseAddress("b:1"), never),
+    ];
     assert.deepEqual(
       dials.map(({ addr }) => addr),
       ["a:1", "b:1"],
@@ -313,8 +316,8 @@ describe("the pool's dials", () => {
   it("aborting one waiter rejects only that waiter, at once", async () => {
     const { pool, dials } = poolOf();
     const abort = new AbortController();
-    const given = pool.acquire("a:1", abort.signal);
-    const kept = pool.acquire("a:1", never);
+    const given = pool.acquire(parseAddress("a:1"), abort.signal);
+    const kept = pool.acquire(parseAddress("a:1"), never);
     abort.abort(new Error("enough"));
     await assertRejects(given, "Aborted");
     assert.equal(dials[0]?.signal.aborted, false);
@@ -327,13 +330,13 @@ describe("the pool's dials", () => {
   it("aborting all waiters aborts the dial, and leaves nothing behind", async () => {
     const { pool, dials, clock } = poolOf();
     const aborts = [new AbortController(), new AbortController()];
-    const waiting = aborts.map(({ signal }) => pool.acquire("a:1", signal));
+    const waiting = aborts.map(({ signal }) => pool.acquire(parseAddress("a:1"), signal));
     for (const abort of aborts) abort.abort();
     for (const lease of waiting) await assertRejects(lease, "Aborted");
     assert.equal(dials[0]?.signal.aborted, true);
     assert.deepEqual(pool.entries(), []);
     assert.equal(clock.pending, 0);
-    const again = pool.acquire("a:1", never);
+    const again = pool.acquire(parseAddress("a:1"), never);
     assert.equal(dials.length, 2);
     await dials[1]?.succeed();
     assert.equal((await again).client, dials[1]?.client);
@@ -345,9 +348,10 @@ describe("the pool's dials", () => {
     const late = new VortexError("PieceTimeout", "late");
     for (const reason of [late, new Error("enough")]) {
       const [first, last] = [new AbortController(), new AbortController()];
-      const waiting = [pool.acquire("a:1", first.signal), pool.acquire("a:1", last.signal)].map(
-        rejectionOf,
-      );
+      const waiting = [
+        pool.acquire(parseAddress("a:1"), first.signal),
+        pool.acquire(parseAddress("a:1"), last.signal),
+      ].map(rejectionOf);
       first.abort(new Error("another reason"));
       last.abort(reason);
       const [, rejected] = await Promise.all(waiting);
@@ -359,7 +363,7 @@ describe("the pool's dials", () => {
 
   it("closing the pool aborts a dial with Closed", async () => {
     const { pool, dials } = poolOf();
-    const waiting = rejectionOf(pool.acquire("a:1", never));
+    const waiting = rejectionOf(pool.acquire(parseAddress("a:1"), never));
     await pool.close();
     assert.equal(dials[0]?.signal.reason, await waiting);
     assert.deepEqual(
@@ -389,7 +393,7 @@ describe("the pool's dials", () => {
       clock,
     );
     const abort = new AbortController();
-    const waiting = pool.acquire("a:1", abort.signal);
+    const waiting = pool.acquire(parseAddress("a:1"), abort.signal);
     abort.abort();
     await assertRejects(waiting, "Aborted");
     succeed();
@@ -401,21 +405,24 @@ describe("the pool's dials", () => {
 
   it("an aborted signal rejects with Aborted, without a dial", async () => {
     const { pool, dials } = poolOf();
-    await assertRejects(pool.acquire("a:1", AbortSignal.abort()), "Aborted");
+    await assertRejects(pool.acquire(parseAddress("a:1"), AbortSignal.abort()), "Aborted");
     const own = new VortexError("PieceTimeout", "late");
-    assert.equal(await rejectionOf(pool.acquire("a:1", AbortSignal.abort(own))), own);
+    assert.equal(await rejectionOf(pool.acquire(parseAddress("a:1"), AbortSignal.abort(own))), own);
     assert.equal(dials.length, 0);
   });
 
   it("a failed dial rejects all waiters, and the next request dials again", async () => {
     const { pool, dials, clock } = poolOf();
-    const waiting = [pool.acquire("a:1", never), pool.acquire("a:1", never)];
+    const waiting = [
+      pool.acquire(parseAddress("a:1"), never),
+      pool.acquire(parseAddress("a:1"), never),
+    ];
     for (const lease of waiting) lease.catch(() => {});
     await dials[0]?.fail(new VortexError("ConnectionRefused", "no"));
     for (const lease of waiting) await assertRejects(lease, "ConnectionRefused");
     assert.deepEqual(pool.entries(), []);
     assert.equal(clock.pending, 0);
-    const next = pool.acquire("a:1", never);
+    const next = pool.acquire(parseAddress("a:1"), never);
     assert.equal(dials.length, 2);
     await dials[1]?.succeed();
     await next;
@@ -473,7 +480,7 @@ describe("limits of the pool", () => {
     const [first, second] = [await use("a:1"), await use("a:1")];
     (await use("b:1")).release();
     second.release();
-    pool.closeIdle("a:1");
+    pool.closeIdle(parseAddress("a:1"));
     assert.deepEqual(addrs(pool), ["a:1", "b:1"]);
     assert.deepEqual(
       dials.map(({ client }) => client.closes),
@@ -500,7 +507,7 @@ describe("limits of the pool", () => {
     const { pool, clock, use } = poolOf();
     const lease = await use("a:1");
     await clock.advance(50);
-    const second = await pool.acquire("a:1", never);
+    const second = await pool.acquire(parseAddress("a:1"), never);
     assert.equal(pool.entries()[0]?.lastActive, clock.now());
     await clock.advance(50);
     second.release();
@@ -511,7 +518,7 @@ describe("limits of the pool", () => {
 
   it("a pending dial is never evicted", async () => {
     const { pool, dials } = poolOf({ capacity: 1 });
-    const waiting = ["a:1", "b:1", "c:1"].map((addr) => pool.acquire(addr, never));
+    const waiting = ["a:1", "b:1", "c:1"].map((addr) => pool.acquire(parseAddress(addr), never));
     assert.deepEqual(addrs(pool), ["a:1", "b:1", "c:1"]);
     for (const dial of dials) await dial.succeed();
     for (const lease of await Promise.all(waiting)) assert.equal(lease.client.closes, 0);
@@ -536,7 +543,7 @@ describe("limits of the pool", () => {
     const { pool, clock, use } = poolOf({ idleTimeout: 1000, cleanupInterval: 100 });
     (await use("a:1")).release();
     await clock.advance(900);
-    (await pool.acquire("a:1", never)).release();
+    (await pool.acquire(parseAddress("a:1"), never)).release();
     await clock.advance(900);
     assert.deepEqual(addrs(pool), ["a:1"]);
     await clock.advance(100);
@@ -557,7 +564,7 @@ describe("leases of the pool", () => {
   it("release is idempotent", async () => {
     const { pool, use } = poolOf();
     const first = await use("a:1");
-    const second = await pool.acquire("a:1", never);
+    const second = await pool.acquire(parseAddress("a:1"), never);
     first.release();
     first.release();
     first.release();
@@ -587,7 +594,7 @@ describe("leases of the pool", () => {
   it("discard removes the client at once, and closes it after its last request", async () => {
     const { pool, use } = poolOf();
     const first = await use("a:1");
-    const second = await pool.acquire("a:1", never);
+    const second = await pool.acquire(parseAddress("a:1"), never);
     first.discard();
     assert.deepEqual(pool.entries(), []);
     const replacement = await use("a:1");
@@ -606,13 +613,13 @@ describe("leases of the pool", () => {
 describe("several connections to one address", () => {
   it("an idle one is reused even if an earlier one is gone", async () => {
     const { pool, dials } = poolOf({ connectionsPerAddress: 2 });
-    const lost = rejectionOf(pool.acquire("a:1", never));
-    const lease = pool.acquire("a:1", never);
+    const lost = rejectionOf(pool.acquire(parseAddress("a:1"), never));
+    const lease = pool.acquire(parseAddress("a:1"), never);
     await dials[1]?.succeed();
     await dials[0]?.fail(new VortexError("ConnectionRefused", "nobody listens"));
     await lost;
     (await lease).release();
-    const again = await pool.acquire("a:1", never);
+    const again = await pool.acquire(parseAddress("a:1"), never);
     assert.equal(again.client, dials[1]?.client);
     assert.equal(dials.length, 2);
     await pool.close();
@@ -623,11 +630,15 @@ describe("several connections to one address", () => {
     const [first, second] = [await use("a:1"), await use("a:1")];
     assert.equal(dials.length, 2);
     assert.notEqual(first.client, second.client);
-    const third = await pool.acquire("a:1", never);
+    const third = await pool.acquire(parseAddress("a:1"), never);
     assert.equal(third.client, first.client);
     first.release();
     third.release();
-    assert.equal((await pool.acquire("a:1", never)).client, first.client, "the second is in use");
+    assert.equal(
+      (await pool.acquire(parseAddress("a:1"), never)).client,
+      first.client,
+      "the second is in use",
+    );
     assert.equal(dials.length, 2);
     await pool.close();
   });
@@ -649,7 +660,7 @@ describe("several connections to one address", () => {
     const { pool, use, dials } = poolOf({ connectionsPerAddress: 2 });
     const first = await use("a:1");
     first.release();
-    const again = await pool.acquire("a:1", never);
+    const again = await pool.acquire(parseAddress("a:1"), never);
     assert.equal(again.client, first.client);
     assert.equal(dials.length, 1);
     const second = await use("a:1");
@@ -715,7 +726,7 @@ describe("closing the pool", () => {
 
   it("fails pending dials with Closed", async () => {
     const { pool, dials, clock } = poolOf();
-    const waiting = pool.acquire("a:1", never);
+    const waiting = pool.acquire(parseAddress("a:1"), never);
     waiting.catch(() => {});
     await pool.close();
     await assertRejects(waiting, "Closed");
@@ -731,7 +742,7 @@ describe("closing the pool", () => {
     });
     const options = { connectionsPerAddress: 1, capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
     const pool = new ClientPool<FakeClient>(() => dial, options, new FakeClock());
-    const waiting = pool.acquire("a:1", never);
+    const waiting = pool.acquire(parseAddress("a:1"), never);
     waiting.catch(() => {});
     await pool.close();
     succeed();
@@ -746,14 +757,14 @@ describe("closing the pool", () => {
     };
     const options = { connectionsPerAddress: 1, capacity: 3, idleTimeout: 9, cleanupInterval: 9 };
     const pool = new ClientPool<FakeClient>(async () => client, options, new FakeClock());
-    await pool.acquire("a:1", never);
+    await pool.acquire(parseAddress("a:1"), never);
     await pool.close();
   });
 
   it("rejects later requests with Closed", async () => {
     const { pool, dials } = poolOf();
     await pool.close();
-    await assertRejects(pool.acquire("a:1", never), "Closed");
+    await assertRejects(pool.acquire(parseAddress("a:1"), never), "Closed");
     assert.equal(dials.length, 0);
   });
 });

@@ -282,6 +282,20 @@ describe("the scanner used by this test", () => {
   });
 });
 
+describe("the text of addresses", () => {
+  // Brackets, colons of IPv6 and IPv4-mapped addresses; `host` without a colon is a name or IPv4.
+  const forms = /`\[\$\{|host\.(?:includes|indexOf|lastIndexOf|split)\(":"|\^::ffff/;
+
+  it("is parsed and formatted only by transport/address.ts", () => {
+    const found = ["src", "adapters", "cli", "entry"]
+      .flatMap((folder) => read("", folder))
+      .filter(({ path }) => forms.test(readFileSync(new URL(path, root), "utf8")))
+      .map(({ path }) => path);
+    // config/keys.ts formats a list.
+    assert.deepEqual(found, ["src/config/keys.ts", "src/transport/address.ts"]);
+  });
+});
+
 function read(base: string, folder: string): Source[] {
   const found: Source[] = [];
   for (const entry of readdirSync(new URL(`${folder}/`, root), { withFileTypes: true })) {

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { formatAddress, parseAddress } from "../../../src/transport/address.ts";
+import {
+  formatAddress,
+  isIPv6,
+  isIpAddress,
+  parseAddress,
+  unmapped,
+} from "../../../src/transport/address.ts";
 import { assertThrows } from "../../support/failures.ts";
 
 describe("addresses", () => {
@@ -57,5 +63,35 @@ describe("addresses", () => {
     for (const port of [-1, 65536, 1.5, Number.NaN]) {
       assertThrows(() => formatAddress({ host: "h", port }), "InvalidArgument");
     }
+  });
+});
+
+describe("hosts of addresses", () => {
+  it("are IP addresses, or not", () => {
+    for (const ip of ["10.0.0.1", "0.0.0.0", "255.255.255.255", "::", "fe80::1", "::ffff:1.2.3.4"])
+      assert.ok(isIpAddress(ip), ip);
+    const others = [
+      "",
+      "1.2.3",
+      "1.2.3.4.",
+      "1.2.3.256",
+      "01.2.3.4.5",
+      "host",
+      "fe80::1%eth0",
+      ":::",
+    ];
+    for (const host of [...others, "[::1]", "1:2", "::1/64"]) assert.ok(!isIpAddress(host), host);
+  });
+
+  it("are IPv6 addresses, also with a zone", () => {
+    for (const host of ["::1", "fe80::1%eth0"]) assert.ok(isIPv6(host), host);
+    for (const host of ["10.0.0.1", "localhost", ""]) assert.ok(!isIPv6(host), host);
+  });
+
+  it("that are IPv4-mapped become IPv4", () => {
+    assert.equal(unmapped("::ffff:10.0.0.1"), "10.0.0.1");
+    assert.equal(unmapped("::FFFF:10.0.0.1"), "10.0.0.1");
+    for (const host of ["::ffff:a00:1", "::1", "10.0.0.1", "fe80::ffff:1.2.3.4", ""])
+      assert.equal(unmapped(host), host);
   });
 });
