@@ -7,12 +7,12 @@
 
 export { type GrpcBindingOptions, grpcBinding } from "../adapters/grpc/client.ts";
 export { GrpcServer, type GrpcServerOptions, grpcServer } from "../adapters/grpc/server.ts";
+export { GrpcClient } from "../src/client/grpc/client.ts";
 export { GrpcDirectory } from "../src/client/grpc/directory.ts";
 export {
   type AnnouncedPiece,
   type DownloadTaskOptions,
   type FetchedPiece,
-  GrpcClient,
   GrpcDownloader,
   type SyncRequest,
   type TaskIdentity,

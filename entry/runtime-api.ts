@@ -1,22 +1,22 @@
 import { fileSink } from "../adapters/files/sink.ts";
-import { grpcBinding } from "../adapters/grpc/client.ts";
-import { grpcServer } from "../adapters/grpc/server.ts";
 import type { QuicBinding } from "../adapters/shared/fallback.ts";
 import { nativeHashers } from "../adapters/shared/native-hashers.ts";
-import { requireIdentity, selfSigned, serverIdentity } from "../adapters/shared/tls.ts";
+import type * as Tls from "../adapters/shared/tls.ts";
 import { warnOnce } from "../adapters/shared/warn-once.ts";
 import { tcpTransport } from "../adapters/tcp/transport.ts";
 import { downloaderSettings } from "../src/client/call/settings.ts";
-import type { CallOptions } from "../src/client/downloader.ts";
+import type { CallOptions, DownloaderSettings } from "../src/client/downloader.ts";
 import { type Bindings, type DownloaderFactory, downloaderFactory } from "../src/client/factory.ts";
 import { GrpcDirectory } from "../src/client/grpc/directory.ts";
 import { GrpcDownloader, type TaskStat } from "../src/client/grpc/downloader.ts";
+import { loadPart } from "../src/load.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
 import {
   type ServerBindings,
   StorageServer,
   type StorageServerOptions,
 } from "../src/server/storage-server.ts";
+import type { GrpcBinding } from "../src/transport/grpc.ts";
 import { identifiesPeer, type TlsClientOptions } from "../src/transport/tls.ts";
 
 const STOCK_PEER_WARNING =
@@ -69,26 +69,44 @@ export function runtimeApi(quic: QuicBinding, warn: (line: string) => void = war
     quicListener: (serverTls, tuning) => quic({ ...tuning, serverTls }),
     tcp: async () => tcpTransport,
     fileSink,
-    identities: { serverIdentity: serverIdentity, create: selfSigned, validate: requireIdentity },
-    grpc: (settings, tls) => new GrpcDownloader(async () => grpcBinding(tls && { tls }), settings),
+    identities: {
+      serverIdentity: async (options) => (await loadTls()).serverIdentity(options),
+      create: async () => (await loadTls()).selfSigned(),
+      validate: async (identity) => (await loadTls()).requireIdentity(identity),
+    },
+    grpc,
     directory(settings, tls) {
-      const binding = grpcBinding(tls && { tls });
-      const downloader = new GrpcDownloader(async () => binding, settings);
+      const downloader = grpc(settings, tls);
       return Object.assign(new GrpcDirectory(downloader), { close: () => downloader.close() });
     },
-    grpcServer: (local, store, settings, tls, serving) =>
-      grpcServer(local, store, settings, { ...(tls && { tls }), serving }),
+    async grpcServer(local, store, settings, tls, serving) {
+      const { grpcServer } = await loadPart(
+        "the gRPC server",
+        () => import("../adapters/grpc/server.ts"),
+      );
+      return grpcServer(local, store, settings, { ...(tls && { tls }), serving });
+    },
   };
   return {
     createDownloader: downloaderFactory(bindings),
     startServer: (options) => StorageServer.start(options, bindings),
     async statTask(addr, taskId, { tls, ...options } = {}) {
-      const binding = grpcBinding(tls && { tls });
-      await using downloader = new GrpcDownloader(
-        async () => binding,
-        downloaderSettings({}, runtime),
-      );
+      await using downloader = grpc(downloaderSettings({}, runtime), tls);
       return await downloader.statTask(addr, taskId, options);
     },
   };
+}
+
+/** Creates a downloader over gRPC on node:http2, which is loaded at the first call. */
+function grpc(settings: DownloaderSettings, tls: TlsClientOptions | undefined): GrpcDownloader {
+  const load = async (): Promise<GrpcBinding> => {
+    const { grpcBinding } = await import("../adapters/grpc/client.ts");
+    return grpcBinding(tls && { tls });
+  };
+  return new GrpcDownloader(() => loadPart("gRPC", load), settings);
+}
+
+/** Loads the functions on certificates, which only servers and rotations need. */
+function loadTls(): Promise<typeof Tls> {
+  return loadPart("the certificate functions", () => import("../adapters/shared/tls.ts"));
 }

@@ -124,12 +124,10 @@ export interface IdentityBinding {
   /** Creates a self-signed certificate with a new private key. */
   create(): Promise<TlsIdentity>;
   /**
-   * Returns `identity` unchanged if it is valid.
-   *
-   * @throws `InvalidArgument` if the certificate or key is invalid, or the key does not match the
-   * certificate
+   * Resolves to `identity` unchanged if it is valid. Rejects with `InvalidArgument` if the
+   * certificate or key is invalid, or the key does not match the certificate.
    */
-  validate(identity: TlsIdentity): TlsIdentity;
+  validate(identity: TlsIdentity): Promise<TlsIdentity>;
 }
 
 /**
@@ -285,7 +283,9 @@ export class StorageServer {
       throw new VortexError("InvalidArgument", message);
     }
     const identity =
-      given === undefined ? await this.#identities.create() : this.#identities.validate(given);
+      given === undefined
+        ? await this.#identities.create()
+        : await this.#identities.validate(given);
     try {
       for (const server of servers) await server.setIdentity(identity);
       await this.#tls.identityStore?.save(identity);

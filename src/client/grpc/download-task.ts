@@ -1,10 +1,9 @@
-import type { DescMessage } from "@bufbuild/protobuf";
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
 import type { HasherFactory } from "../../digest/hasher.ts";
 import { remoteText, VortexError } from "../../errors.ts";
-import {
+import type {
   DfdaemonUpload,
-  type DownloadPieceFinishedResponse,
+  DownloadPieceFinishedResponse,
 } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import {
   type ObjectIdentity,
@@ -176,14 +175,6 @@ export function downloadCall(
     needPieceContent,
   };
   return client.downloadTask({ download }, options);
-}
-
-/** Returns the Protobuf schema of the messages in the response to {@link downloadCall}. */
-export function downloadSchema({ kind }: TaskIdentity): DescMessage {
-  const { downloadTask, downloadPersistentTask, downloadPersistentCacheTask } =
-    DfdaemonUpload.method;
-  if (kind === "persistent") return downloadPersistentTask.output;
-  return (kind === "persistent-cache" ? downloadPersistentCacheTask : downloadTask).output;
 }
 
 /**

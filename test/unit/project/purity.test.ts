@@ -38,6 +38,7 @@ const foreign = [
 const foundation = [
   "errors",
   "on-abort",
+  "load",
   "piece",
   "runtime",
   "digest",
@@ -52,6 +53,7 @@ const foundation = [
 const mayImport: Record<string, readonly string[]> = {
   errors: [],
   "on-abort": [],
+  load: ["errors"],
   piece: ["errors"],
   digest: ["errors", "piece"],
   runtime: ["errors", "digest"],
