@@ -1,12 +1,8 @@
 /** Merges command-line options with the configuration file and the defaults, for all commands. */
 import type { Command } from "commander";
 import * as v from "valibot";
-import {
-  configVariable,
-  type LoadedConfig,
-  loadedConfig,
-  readConfigLayer,
-} from "../adapters/files/config-file.ts";
+import { type LoadedConfig, loadedConfig, readConfigLayer } from "../adapters/files/config-file.ts";
+import { configVariable } from "../adapters/files/load-config.ts";
 import type { DownloaderOptions } from "../src/client/factory.ts";
 import { configLayer } from "../src/config/config.ts";
 import type { ConfigKey, ValueOf } from "../src/config/keys.ts";

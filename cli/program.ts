@@ -1,6 +1,6 @@
 import { inspect } from "node:util";
 import { Command, CommanderError } from "commander";
-import { configVariable } from "../adapters/files/config-file.ts";
+import { configVariable } from "../adapters/files/load-config.ts";
 import { oneLine, VortexError } from "../src/errors.ts";
 import { addConfigCommand } from "./config.ts";
 import { exitCodeOf, exitCodeTable } from "./exit-codes.ts";

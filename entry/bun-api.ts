@@ -1,4 +1,4 @@
-import { quicheTransport } from "../adapters/quiche/transport.ts";
+import { quicheTransport } from "../adapters/quiche/lazy-transport.ts";
 import { withFallback } from "../adapters/shared/fallback.ts";
 import { tcpTransport } from "../adapters/tcp/transport.ts";
 import { type RuntimeApi, runtimeApi } from "./runtime-api.ts";

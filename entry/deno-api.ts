@@ -1,4 +1,4 @@
-import { denoQuicTransport } from "../adapters/deno-quic/transport.ts";
+import { denoQuicTransport } from "../adapters/deno-quic/lazy-transport.ts";
 import { withFallback } from "../adapters/shared/fallback.ts";
 import { tcpTransport } from "../adapters/tcp/transport.ts";
 import { type RuntimeApi, runtimeApi } from "./runtime-api.ts";

@@ -4,8 +4,9 @@
  *
  * @module
  */
-export type { DenoQuicOptions } from "../adapters/deno-quic/options.ts";
+
 export {
   type DenoQuicTransportOptions,
   denoQuicTransport,
-} from "../adapters/deno-quic/transport.ts";
+} from "../adapters/deno-quic/lazy-transport.ts";
+export type { DenoQuicOptions } from "../adapters/deno-quic/options.ts";

@@ -4,7 +4,8 @@
  *
  * @module
  */
-export { type LoadedConfig, loadConfig } from "../adapters/files/config-file.ts";
+
 export { fileIdentityStore } from "../adapters/files/identity-store.ts";
+export { type LoadedConfig, loadConfig } from "../adapters/files/load-config.ts";
 export { fileSink } from "../adapters/files/sink.ts";
 export { type AddFileOptions, FilePieceStore } from "../adapters/files/store.ts";

@@ -1,4 +1,4 @@
-import { quicheTransport } from "../adapters/quiche/transport.ts";
+import { quicheTransport } from "../adapters/quiche/lazy-transport.ts";
 import { type RuntimeApi, runtimeApi } from "./runtime-api.ts";
 
 /** Builds the {@link RuntimeApi} of Node. See {@link runtimeApi} for `warn`. */

@@ -3,8 +3,9 @@
  *
  * @module
  */
-export type { NodeQuicOptions } from "../adapters/node-quic/options.ts";
+
 export {
   type NodeQuicTransportOptions,
   nodeQuicTransport,
-} from "../adapters/node-quic/transport.ts";
+} from "../adapters/node-quic/lazy-transport.ts";
+export type { NodeQuicOptions } from "../adapters/node-quic/options.ts";

@@ -4,5 +4,6 @@
  *
  * @module
  */
+
+export { type QuicheTransportOptions, quicheTransport } from "../adapters/quiche/lazy-transport.ts";
 export type { QuicheOptions } from "../adapters/quiche/options.ts";
-export { type QuicheTransportOptions, quicheTransport } from "../adapters/quiche/transport.ts";

@@ -38,21 +38,7 @@ export interface DenoQuicTransportOptions extends DenoQuicOptions {
 }
 
 /**
- * Creates a QUIC transport that uses Deno's implementation, which requires the flag
- * `--unstable-net`. It can also dial dfdaemon: if a peer refuses the ALPN of this library, the peer
- * is dialled again without ALPN.
- *
- * Rejects with `Unavailable` if the runtime is not Deno or the flag is missing, and with
- * `InvalidArgument` if an option is out of range.
- *
- * @experimental May change in a minor version, as long as Deno's QUIC requires the flag.
- */
-export function denoQuicTransport(options: DenoQuicTransportOptions = {}): Promise<Transport> {
-  return denoQuicTransportWith(undefined, options);
-}
-
-/**
- * Creates a {@link denoQuicTransport} that resolves host names with `resolver`. If `resolver` is
+ * Creates a `denoQuicTransport` that resolves host names with `resolver`. If `resolver` is
  * undefined, the system's resolver is used.
  */
 export async function denoQuicTransportWith(

@@ -1,6 +1,5 @@
-/** Loads configuration files in the format of `dfdaemon.yaml`. */
+/** Reads configuration files in the format of `dfdaemon.yaml`. */
 import { type FileHandle, open } from "node:fs/promises";
-import process from "node:process";
 import type * as Yaml from "yaml";
 import type { Document, LineCounter, YAMLParseError } from "yaml";
 import { downloaderOptions } from "../../src/client/configured.ts";
@@ -17,7 +16,6 @@ import { VortexError } from "../../src/errors.ts";
 import { serverOptions } from "../../src/server/configured.ts";
 import type { StorageServerOptions } from "../../src/server/storage-server.ts";
 import type { ProtocolChoice } from "../../src/transport/protocol.ts";
-import { nativeError } from "../shared/native-error.ts";
 import { permissionError } from "../shared/permission.ts";
 import { warnOnce } from "../shared/warn-once.ts";
 import { storageError } from "./storage-error.ts";
@@ -53,40 +51,6 @@ const MAX_FILE_BYTES = 128 * 1024;
  */
 const MAX_REASON_LENGTH = 200;
 
-/** Name of the environment variable with the path of the configuration file. */
-export const configVariable = "VORTEX_PEER_CONFIG";
-
-/**
- * Loads a configuration file: YAML in the format of Dragonfly's `dfdaemon.yaml`, with merge keys
- * (`<<`), up to 128 KiB. See `parseConfig` for the supported keys.
- *
- * Relative paths in the file are resolved from the working directory, like dfdaemon. If a value
- * seems meant for this library but has no effect, prints a warning about it to standard error. The
- * same warning is printed only once per process.
- *
- * @example
- * ```ts
- * import { createDownloader, FilePieceStore, loadConfig, startServer } from "vortex-peer";
- *
- * const config = await loadConfig("/etc/dragonfly/dfdaemon.yaml");
- * const downloader = createDownloader(await config.downloader());
- * const server = await startServer({ ...(await config.server()), store: new FilePieceStore() });
- * ```
- *
- * @param path path of the file. Default: the value of the environment variable
- * `VORTEX_PEER_CONFIG`. If the variable is not set either, all settings have their defaults.
- *
- * Rejects with `StorageFailed` if the file cannot be read, and with `Unavailable` if the runtime
- * cannot read the environment variable. Rejects with `InvalidArgument` if the file is not YAML or
- * has invalid values. The message then has one line for each value:
- * `file:line: key: value: expected …`.
- */
-export async function loadConfig(path?: string): Promise<LoadedConfig> {
-  const file = path ?? pathFromEnvironment();
-  // An empty environment variable counts as unset, as in shells.
-  return loadedConfig(...(file ? [await readConfigLayer(file)] : []));
-}
-
 /**
  * Merges configuration layers. Each key has the value of the first layer that sets the key, or the
  * key's default if no layer sets it.
@@ -107,18 +71,6 @@ export function loadedConfig(...layers: readonly ConfigLayer[]): LoadedConfig {
       return serverOptions(config, { mutual: await readMutualTls(config.upload.server) });
     },
   };
-}
-
-function pathFromEnvironment(): string | undefined {
-  try {
-    return process.env[configVariable];
-  } catch (error) {
-    throw nativeError(
-      error,
-      "Unavailable",
-      `cannot read the environment variable ${configVariable}`,
-    );
-  }
 }
 
 /**

@@ -37,32 +37,7 @@ export interface NodeQuicTransportOptions extends NodeQuicOptions {
 }
 
 /**
- * Creates a QUIC transport that uses the module `node:quic` of Bun. It is not the default
- * transport, since `node:quic` is experimental.
- *
- * Serve with it only on networks where every sender is trusted. If the system refuses to send a
- * datagram, Bun 1.4 retries this datagram and sends nothing else meanwhile. So a single datagram
- * from port 0, or from an address without a route, silences a server until the handshake with that
- * sender times out. This library does not notice.
- *
- * The transport has two more limitations compared to quiche:
- *
- * - Bun has no receive flow control, so a slow reader does not slow its sender down
- *   ({@link NodeQuicOptions.unreadLimit}).
- * - A certificate set by {@link Listener.setIdentity} is shown only to clients that send a server
- *   name (SNI).
- *
- * Rejects with `Unavailable` if the runtime has no `node:quic`, and with `InvalidArgument` if an
- * option is out of range.
- *
- * @experimental May change in a minor version, like `node:quic` itself.
- */
-export function nodeQuicTransport(options: NodeQuicTransportOptions = {}): Promise<Transport> {
-  return nodeQuicTransportWith(undefined, options);
-}
-
-/**
- * Creates a {@link nodeQuicTransport} that resolves host names with `resolver`. If `resolver` is
+ * Creates a `nodeQuicTransport` that resolves host names with `resolver`. If `resolver` is
  * undefined, the system's resolver is used.
  */
 export async function nodeQuicTransportWith(

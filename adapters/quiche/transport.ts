@@ -54,18 +54,7 @@ export interface QuicheTransportOptions extends QuicheOptions {
 }
 
 /**
- * Creates a QUIC transport that uses Cloudflare's quiche, through the native binding of the package
- * @matrixai/quic. Runs on Node and Bun.
- *
- * Rejects with `Unavailable` if the binding has no binary for this platform, and with
- * `InvalidArgument` if an option is out of range.
- */
-export function quicheTransport(options: QuicheTransportOptions = {}): Promise<Transport> {
-  return quicheTransportWith(undefined, options);
-}
-
-/**
- * Creates a {@link quicheTransport} that resolves host names with `resolver`. If `resolver` is
+ * Creates a `quicheTransport` that resolves host names with `resolver`. If `resolver` is
  * undefined, the system's resolver is used.
  */
 export async function quicheTransportWith(

@@ -1,5 +1,5 @@
 /** Attacker process, on Node. */
-import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { quicheTransport } from "../../adapters/quiche/lazy-transport.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { carryOutOrders } from "../program.ts";
 import { seededRandom } from "../soak/content.ts";

@@ -2,7 +2,7 @@
  * Hostile peer process, on Node. It answers every request with the fault that the id in it selects,
  * over all protocols.
  */
-import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { quicheTransport } from "../../adapters/quiche/lazy-transport.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";

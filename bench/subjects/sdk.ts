@@ -20,11 +20,11 @@ type Protocol = "quic" | "tcp" | "grpc";
 
 const bindings: Record<"quiche" | "node" | "deno", QuicBinding> = {
   quiche: async (options) =>
-    (await import("../../adapters/quiche/transport.ts")).quicheTransport(options),
+    (await import("../../adapters/quiche/lazy-transport.ts")).quicheTransport(options),
   node: async (options) =>
-    (await import("../../adapters/node-quic/transport.ts")).nodeQuicTransport(options),
+    (await import("../../adapters/node-quic/lazy-transport.ts")).nodeQuicTransport(options),
   deno: async (options) =>
-    (await import("../../adapters/deno-quic/transport.ts")).denoQuicTransport(options),
+    (await import("../../adapters/deno-quic/lazy-transport.ts")).denoQuicTransport(options),
 };
 
 /**

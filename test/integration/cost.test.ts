@@ -8,8 +8,8 @@
  */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
+import { quicheTransport } from "../../adapters/quiche/lazy-transport.ts";
 import { loadQuiche } from "../../adapters/quiche/native.ts";
-import { quicheTransport } from "../../adapters/quiche/transport.ts";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";

@@ -4,12 +4,12 @@ import { createSocket } from "node:dgram";
 import { once } from "node:events";
 import { readdirSync } from "node:fs";
 import { describe, it } from "node:test";
-import { collectSockets } from "../../adapters/deno-quic/native.ts";
-import { denoQuicSettings } from "../../adapters/deno-quic/options.ts";
 import {
   type DenoQuicTransportOptions,
   denoQuicTransport,
-} from "../../adapters/deno-quic/transport.ts";
+} from "../../adapters/deno-quic/lazy-transport.ts";
+import { collectSockets } from "../../adapters/deno-quic/native.ts";
+import { denoQuicSettings } from "../../adapters/deno-quic/options.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
@@ -45,7 +45,7 @@ describe("deno-quic: where it is missing", () => {
     }
     const [program = ""] = runners.deno;
     const script =
-      'import { denoQuicTransport } from "./adapters/deno-quic/transport.ts";' +
+      'import { denoQuicTransport } from "./adapters/deno-quic/lazy-transport.ts";' +
       'await denoQuicTransport().catch(({ code, message }) => console.log(code + ": " + message));';
     const { code, out, err } = await runToEnd([
       program,

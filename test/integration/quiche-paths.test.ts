@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { quicheTransport } from "../../adapters/quiche/lazy-transport.ts";
 import type { QuicheOptions } from "../../adapters/quiche/options.ts";
-import { quicheTransport } from "../../adapters/quiche/transport.ts";
 import type { ByteStream } from "../../src/transport/transport.ts";
 import { quicheFixture } from "../support/fixtures.ts";
 import { readAll } from "../support/hostile.ts";

@@ -6,10 +6,13 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { createSocket } from "node:dgram";
 import { describe, it } from "node:test";
+import {
+  type QuicheTransportOptions,
+  quicheTransport,
+} from "../../adapters/quiche/lazy-transport.ts";
 import { loadQuiche } from "../../adapters/quiche/native.ts";
 import { ALPN, quicheSettings } from "../../adapters/quiche/options.ts";
 import { RetryTokens } from "../../adapters/quiche/retry-token.ts";
-import { type QuicheTransportOptions, quicheTransport } from "../../adapters/quiche/transport.ts";
 import { serverIdentity } from "../../adapters/shared/tls.ts";
 import type { VortexError } from "../../src/errors.ts";
 import type { TlsClientOptions } from "../../src/transport/tls.ts";

@@ -4,8 +4,11 @@ import { randomFillSync } from "node:crypto";
 import { createSocket, type Socket } from "node:dgram";
 import { once } from "node:events";
 import { describe, it } from "node:test";
+import {
+  type QuicheTransportOptions,
+  quicheTransport,
+} from "../../adapters/quiche/lazy-transport.ts";
 import { StatelessResets } from "../../adapters/quiche/stateless-reset.ts";
-import { type QuicheTransportOptions, quicheTransport } from "../../adapters/quiche/transport.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";
 import type { Listener, Transport } from "../../src/transport/transport.ts";
 import { FakeClock } from "../support/fake-clock.ts";

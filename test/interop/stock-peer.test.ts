@@ -1,8 +1,8 @@
 /** Interoperability with stock Dragonfly peers and clients, over QUIC and TCP. */
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
-import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { denoQuicTransport } from "../../adapters/deno-quic/lazy-transport.ts";
+import { quicheTransport } from "../../adapters/quiche/lazy-transport.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { VortexDownloader } from "../../src/client/vortex/downloader.ts";

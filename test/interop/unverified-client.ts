@@ -7,7 +7,7 @@
  * It prints the CRC-32 of the content, or the error's code and message.
  */
 import process from "node:process";
-import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
+import { denoQuicTransport } from "../../adapters/deno-quic/lazy-transport.ts";
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { VortexDownloader } from "../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../src/errors.ts";

@@ -7,7 +7,7 @@
  */
 import process from "node:process";
 import { createInterface } from "node:readline";
-import { loadConfig } from "../../adapters/files/config-file.ts";
+import { loadConfig } from "../../adapters/files/load-config.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
 import type { ProtocolEvent } from "../../src/client/auto/downloader.ts";
 import { VortexError } from "../../src/errors.ts";

@@ -7,7 +7,7 @@
  */
 import { createHash } from "node:crypto";
 import process from "node:process";
-import { loadConfig } from "../../adapters/files/config-file.ts";
+import { loadConfig } from "../../adapters/files/load-config.ts";
 import { runtimeName } from "./fixtures.ts";
 
 const [apiAddr = "", taskId = ""] = process.argv.slice(2);

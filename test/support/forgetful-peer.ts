@@ -10,7 +10,7 @@
  * nothing keeps the process alive.
  */
 import process from "node:process";
-import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
+import { nodeQuicTransport } from "../../adapters/node-quic/lazy-transport.ts";
 import type { RuntimeApi } from "../../entry/runtime-api.ts";
 import { createDownloader } from "../../src/client/core-factory.ts";
 import type { ForgetfulOrder } from "./restart.ts";

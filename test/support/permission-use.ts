@@ -5,8 +5,8 @@
  *     permission-use.ts USE ARGUMENT
  */
 import process from "node:process";
-import { loadConfig } from "../../adapters/files/config-file.ts";
 import { fileIdentityStore } from "../../adapters/files/identity-store.ts";
+import { loadConfig } from "../../adapters/files/load-config.ts";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { FilePieceStore } from "../../adapters/files/store.ts";
 import { selfSigned } from "../../adapters/shared/tls.ts";

@@ -13,9 +13,9 @@
  * JSON.
  */
 import process from "node:process";
-import { denoQuicTransport } from "../../adapters/deno-quic/transport.ts";
-import { nodeQuicTransport } from "../../adapters/node-quic/transport.ts";
-import { quicheTransport } from "../../adapters/quiche/transport.ts";
+import { denoQuicTransport } from "../../adapters/deno-quic/lazy-transport.ts";
+import { nodeQuicTransport } from "../../adapters/node-quic/lazy-transport.ts";
+import { quicheTransport } from "../../adapters/quiche/lazy-transport.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
 import type { Listener, Transport } from "../../src/transport/transport.ts";

@@ -5,11 +5,8 @@ import process from "node:process";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
-import {
-  configVariable,
-  loadConfig,
-  parseConfigText,
-} from "../../../adapters/files/config-file.ts";
+import { parseConfigText } from "../../../adapters/files/config-file.ts";
+import { configVariable, loadConfig } from "../../../adapters/files/load-config.ts";
 import { publishedFolders } from "../../../scripts/package/manifests.ts";
 import { type ConfigLayer, parseConfig } from "../../../src/config/config.ts";
 import { VortexError } from "../../../src/errors.ts";
