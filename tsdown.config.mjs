@@ -25,8 +25,8 @@ const config = {
   target: "es2022",
   dts: { oxc: true },
   sourcemap: true,
-  // Docstrings stay in the .d.ts; the source maps have the sources. In the .js they only take time to
-  // load, and bytes of bundles that are not minified.
+  // Docstrings stay in the .d.ts; the source maps have the sources. In the .js they only take time
+  // to load, and bytes of bundles that are not minified.
   outputOptions: { comments: { legal: true, annotation: true, jsdoc: false } },
   deps: { neverBundle: [/^node:/, /^cloudflare:/] },
 };

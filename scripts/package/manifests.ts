@@ -15,6 +15,7 @@ interface NpmManifest {
   readonly dependencies: Texts;
   readonly optionalDependencies: Texts;
   readonly peerDependencies: Texts;
+  readonly devDependencies: Texts;
 }
 
 interface JsrManifest {
@@ -26,6 +27,17 @@ interface JsrManifest {
 
 /** Source folders of the published package. */
 export const publishedFolders: readonly string[] = ["src", "adapters", "cli", "entry"];
+
+/**
+ * Dependencies with a narrower range than `^`. All others have one, so that a program with several
+ * packages needs one copy of each dependency, and gets its fixes.
+ */
+const narrowerRanges: Readonly<Record<string, { readonly prefix: string; readonly why: string }>> =
+  {
+    "@connectrpc/connect": { prefix: "~", why: "the minor version of connect-node" },
+    "@connectrpc/connect-node": { prefix: "~", why: "2.3 does not run on Node 20" },
+    "@matrixai/quic": { prefix: "", why: "its native binding is internal, not under semver" },
+  };
 
 /** Returns each inconsistency of the manifests of the project in `root`, as a sentence. */
 export async function disagreements(root: string): Promise<string[]> {
@@ -86,14 +98,31 @@ function dependencyProblems(root: string, npm: NpmManifest, jsr: JsrManifest): s
     ...Object.keys({ ...npm.dependencies, ...npm.optionalDependencies })
       .filter((name) => !used.has(name))
       .map((name) => `${name} is a dependency that nothing imports`),
-    ...Object.entries({ ...npm.dependencies, ...npm.optionalDependencies })
-      .filter(([, version]) => !/^\d+\.\d+\.\d+$/.test(version))
-      .map(([name, version]) => `${name} ${version}: not an exact version`),
+    ...rangeProblems(declared, (name) => narrowerRanges[name]?.prefix ?? "^"),
+    ...rangeProblems(npm.devDependencies, () => ""),
+    ...Object.keys(narrowerRanges)
+      .filter((name) => !(name in declared))
+      .map((name) => `${name} has a narrower range and is no dependency`),
     ...(jsr.imports === undefined
       ? []
       : ["deno.json: expected no imports, since JSR reads them from package.json"]),
   ];
 }
+
+/**
+ * Returns a sentence for each version that is not three numbers after its prefix.
+ *
+ * @param prefixOf prefix of the version of a package: `^`, `~`, or nothing for an exact version
+ */
+function rangeProblems(versions: Texts, prefixOf: (name: string) => string): string[] {
+  return Object.entries(versions).flatMap(([name, version]) => {
+    const prefix = prefixOf(name);
+    const matches = version.startsWith(prefix) && exact.test(version.slice(prefix.length));
+    return matches ? [] : [`${name}: expected a version such as ${prefix}1.2.3, got ${version}`];
+  });
+}
+
+const exact = /^\d+\.\d+\.\d+(-[\w.]+)?$/;
 
 /** Lists the npm packages that the sources of a folder import. */
 function packagesIn(folder: string): string[] {

@@ -63,11 +63,32 @@ describe("the manifests", () => {
       /crc-32 is imported and no dependency/,
     ],
     [
-      "a dependency's range",
+      "an exact version of a dependency",
       "package.json",
-      '"valibot": "',
       '"valibot": "^',
-      /valibot \^.*not an exact version/,
+      '"valibot": "',
+      /valibot: expected a version such as \^1\.2\.3, got \d/,
+    ],
+    [
+      "a range that admits a version that does not run on Node 20",
+      "package.json",
+      '"@connectrpc/connect-node": "~',
+      '"@connectrpc/connect-node": "^',
+      /connect-node: expected a version such as ~1\.2\.3, got \^/,
+    ],
+    [
+      "a range for an internal binding",
+      "package.json",
+      '"@matrixai/quic": "',
+      '"@matrixai/quic": "^',
+      /@matrixai\/quic: expected a version such as 1\.2\.3, got \^/,
+    ],
+    [
+      "a development dependency's range",
+      "package.json",
+      '"tsdown": "',
+      '"tsdown": "^',
+      /tsdown: expected a version such as 1\.2\.3, got \^/,
     ],
   ];
   for (const [what, file, from, to, problem] of changes) {
