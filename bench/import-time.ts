@@ -11,6 +11,7 @@ import { type Summary, summarize } from "./statistics.ts";
 import type { RuntimeName } from "./subjects.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
+const config = join(root, "deno.json");
 /** Row of an empty module: the start of the runtime itself. */
 export const CONTROL = "(empty module)";
 
@@ -46,19 +47,21 @@ export interface EntrySize {
  * Measures the import of every entry in a new process. The rows take turns.
  *
  * @param turns number of processes per row
+ * @param from directory of the package. Default: this package
  * @throws {@link Failure} if the package is not built, or an import fails
  */
 export async function measureImports(
   runtimes: readonly Runtime[],
   turns: number,
   report: (line: string) => void,
+  from: string = root,
 ): Promise<ImportRow[]> {
   const directory = mkdtempSync(join(tmpdir(), "vortex-peer-import-"));
   const empty = join(directory, "empty.mjs");
   writeFileSync(empty, "");
   try {
     const rows = runtimes.flatMap((runtime) =>
-      [[CONTROL, empty] as const, ...entries()]
+      [[CONTROL, empty] as const, ...entries(from)]
         .filter(([entry]) => !FOREIGN[entry]?.includes(runtime.name))
         // The entry is the program itself, since Deno resolves packages from the location of the
         // program.
@@ -94,9 +97,13 @@ export async function measureImports(
   }
 }
 
-/** Measures the code of every entry. */
-export function entrySizes(): EntrySize[] {
-  return entries().map(([entry, file]) => {
+/**
+ * Measures the code of every entry.
+ *
+ * @param from directory of the package. Default: this package
+ */
+export function entrySizes(from: string = root): EntrySize[] {
+  return entries(from).map(([entry, file]) => {
     const atOnce: Modules = { code: new Map(), dynamic: new Set(), packages: new Set() };
     collect(file, atOnce);
     const all: Modules = { ...atOnce, code: new Map(atOnce.code), packages: new Set() };
@@ -141,15 +148,15 @@ function count(value: number): string {
   return value.toLocaleString("en-US");
 }
 
-/** Lists the entries of the built package, each with its file. */
-function entries(): [entry: string, file: string][] {
-  const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+/** Lists the entries of a built package, each with its file. */
+function entries(from: string): [entry: string, file: string][] {
+  const { exports } = JSON.parse(readFileSync(join(from, "package.json"), "utf8")) as {
     exports: Record<string, string | { default?: string }>;
   };
   const found = Object.entries(exports).flatMap(([entry, target]): [string, string][] =>
     typeof target === "string" || target.default === undefined || entry === "."
       ? []
-      : [[entry, join(root, target.default)]],
+      : [[entry, join(from, target.default)]],
   );
   for (const [, file] of found) {
     if (!existsSync(file)) throw new Failure(`${file} is missing: run npm run build first`);
@@ -192,7 +199,6 @@ function sizeOf({ code }: Modules): number {
 function commandOf({ name, command }: Runtime, program: string): readonly string[] {
   const [path = ""] = command("client");
   if (name !== "deno") return [path, program];
-  const config = join(root, "deno.json");
   return [path, "run", "--allow-all", "--unstable-net", "--no-check", "--config", config, program];
 }
 

@@ -1,7 +1,7 @@
 import { fileSink } from "../adapters/files/sink.ts";
 import type { QuicBinding } from "../adapters/shared/fallback.ts";
+import { loadTls } from "../adapters/shared/load-tls.ts";
 import { nativeHashers } from "../adapters/shared/native-hashers.ts";
-import type * as Tls from "../adapters/shared/tls.ts";
 import { warnOnce } from "../adapters/shared/warn-once.ts";
 import { tcpTransport } from "../adapters/tcp/transport.ts";
 import { downloaderSettings } from "../src/client/call/settings.ts";
@@ -104,9 +104,4 @@ function grpc(settings: DownloaderSettings, tls: TlsClientOptions | undefined): 
     return grpcBinding(tls && { tls });
   };
   return new GrpcDownloader(() => loadPart("gRPC", load), settings);
-}
-
-/** Loads the functions on certificates, which only servers and rotations need. */
-function loadTls(): Promise<typeof Tls> {
-  return loadPart("the certificate functions", () => import("../adapters/shared/tls.ts"));
 }

@@ -6,7 +6,7 @@ import { link, mkdir, open, readFile, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { VortexError } from "../../src/errors.ts";
 import type { IdentityStore, TlsIdentity } from "../../src/transport/tls.ts";
-import { requireIdentity } from "../shared/tls.ts";
+import { loadTls } from "../shared/load-tls.ts";
 import { replaceFile } from "./replace-file.ts";
 import { codeOf, storageError } from "./storage-error.ts";
 
@@ -31,7 +31,9 @@ const MAX_PEM_LENGTH = 1024 * 1024;
 export function fileIdentityStore(path: string): IdentityStore {
   const load = async (): Promise<TlsIdentity | undefined> => {
     const pem = await readIfExists(path);
-    return pem === undefined ? undefined : parse(pem, path);
+    if (pem === undefined) return undefined;
+    const { requireIdentity } = await loadTls();
+    return parse(pem, path, requireIdentity);
   };
   return {
     load,
@@ -97,7 +99,11 @@ async function readIfExists(path: string): Promise<string | undefined> {
   );
 }
 
-function parse(pem: string, path: string): TlsIdentity {
+function parse(
+  pem: string,
+  path: string,
+  requireIdentity: (identity: TlsIdentity) => TlsIdentity,
+): TlsIdentity {
   const blocks = pem.match(/-----BEGIN ([A-Z0-9 ]+)-----[^-]+-----END \1-----/g) ?? [];
   const certificates = blocks.filter((block) => block.startsWith("-----BEGIN CERTIFICATE-----"));
   const keys = blocks.filter((block) => /^-----BEGIN [A-Z ]*PRIVATE KEY-----/.test(block));

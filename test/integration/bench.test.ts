@@ -1,12 +1,14 @@
 /** The benchmark runs and its results are complete. Speed is not checked. */
 import assert from "node:assert/strict";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { describe, it, test } from "node:test";
+import { CONTROL, entrySizes, importTables, measureImports } from "../../bench/import-time.ts";
 import { withResults } from "../../bench/readme.ts";
 import type { Results } from "../../bench/results.ts";
+import type { Runtime } from "../../bench/runtimes.ts";
 import { quantile, summarize } from "../../bench/statistics.ts";
 import { targetsOf } from "../../bench/targets.ts";
 import { runtimeName } from "../support/fixtures.ts";
@@ -67,6 +69,7 @@ describe("npm run bench", () => {
   }, async () => {
     for (const [options, words] of [
       [["--rounds", "0"], /^bench: --rounds: expected a positive whole number$/m],
+      [["--import", "--turns", "0"], /^bench: --turns: expected a positive whole number$/m],
       [["--size", "12 parsecs"], /^bench: --size: expected a positive whole number$/m],
       [["--quick", "--only", "no such row"], /^bench: no row matches --only no such row$/m],
     ] as const) {
@@ -76,6 +79,78 @@ describe("npm run bench", () => {
     }
   });
 });
+
+describe("npm run bench -- --import", () => {
+  const command: Runtime["command"] = () => [process.execPath];
+  const runtime: Runtime = { name: runtimeName, title: "this", version: "1.0", command };
+  const light = 'import { lazily } from "./shared.js";\nawait lazily();\n';
+  const shared = 'export const lazily = () => import("./late.js");\n';
+  const late = 'export { join } from "node:path";\n';
+  const bare = 'import "node:fs";\n';
+
+  it("measures each entry beside an empty module, and tells early code from late code", async () => {
+    await withPackage({ light, shared, late, bare }, async (directory) => {
+      const turns: string[] = [];
+      const rows = await measureImports([runtime], 3, (line) => turns.push(line), directory);
+      assert.deepEqual(
+        rows.map(({ entry }) => entry),
+        [CONTROL, "./light", "./bare"],
+      );
+      assert.equal(turns.length, 4);
+      const [control] = rows;
+      assert.ok(control !== undefined && control.milliseconds.median > 0);
+      // Nothing is added by the control itself: the other rows are compared with it.
+      assert.equal(control.added, 0);
+      for (const { milliseconds, added } of rows)
+        assert.equal(added, milliseconds.median - control.milliseconds.median);
+
+      const sizes = entrySizes(directory);
+      assert.deepEqual(
+        sizes.map(({ entry, bytes, lazy, imports }) => ({ entry, bytes, lazy, imports })),
+        [
+          { entry: "./light", bytes: light.length + shared.length, lazy: late.length, imports: [] },
+          { entry: "./bare", bytes: bare.length, lazy: 0, imports: ["node:fs"] },
+        ],
+      );
+      const table = importTables(rows, sizes).split("\n");
+      assert.equal(table[0], "| entry, ms of import | this |");
+      assert.match(table[2] ?? "", /^\| \(empty module\) \| \d+ \|$/);
+      assert.match(table[3] ?? "", /^\| \.\/light \| \+-?\d+ \|$/);
+      assert.match(table.at(-1) ?? "", /^\| \.\/bare \| \d+ \| \d+ \| 0 \| node:fs \|$/);
+    });
+  });
+
+  it("fails when an entry is not built, or its import fails", async () => {
+    await withPackage({ light, bare }, async (directory) => {
+      await assert.rejects(
+        measureImports([runtime], 1, () => {}, directory),
+        /light\.js: expected exit code 0, got [1-9]/,
+      );
+      await rm(join(directory, "bare.js"));
+      await assert.rejects(
+        measureImports([runtime], 1, () => {}, directory),
+        /bare\.js is missing: run npm run build first/,
+      );
+    });
+  });
+});
+
+/** Calls `use` with the directory of a package with entries `light` and `bare`. */
+async function withPackage(
+  modules: Readonly<Record<string, string>>,
+  use: (directory: string) => Promise<void>,
+): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), "vortex-peer-test-"));
+  const exports = { "./light": { default: "./light.js" }, "./bare": { default: "./bare.js" } };
+  try {
+    await writeFile(join(directory, "package.json"), JSON.stringify({ type: "module", exports }));
+    for (const [name, code] of Object.entries(modules))
+      await writeFile(join(directory, `${name}.js`), code);
+    await use(directory);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}
 
 test("README shows the stored results", async () => {
   const readme = await readFile(join(root, "README.md"), "utf8");

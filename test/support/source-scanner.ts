@@ -5,6 +5,8 @@
 export interface Scanned {
   /** Module specifiers of `import … from ""`, `export … from ""`, `import ""` and `import("")`. */
   readonly imports: readonly string[];
+  /** Those of the imports that load a module together with the file: no types, no `import("")`. */
+  readonly loads: readonly string[];
   /** Code without comments. The contents of strings and regular expressions are removed. */
   readonly code: string;
 }
@@ -100,10 +102,13 @@ export function scan(source: string): Scanned {
   }
   scanUntil("");
 
-  const imports = [...code.matchAll(IMPORT)].map(
-    ([, from, bare, called]) => strings[Number(from ?? bare ?? called)] ?? "",
-  );
-  return { imports, code: code.replaceAll(STRING_REFERENCE, '""') };
+  const found = [...code.matchAll(IMPORT)].map(([statement, from, bare, called]) => ({
+    specifier: strings[Number(from ?? bare ?? called)] ?? "",
+    loads: called === undefined && !/^(import|export)\s+type\b(?!\s+from\b)/.test(statement),
+  }));
+  const imports = found.map(({ specifier }) => specifier);
+  const loads = found.filter((each) => each.loads).map(({ specifier }) => specifier);
+  return { imports, loads, code: code.replaceAll(STRING_REFERENCE, '""') };
 }
 
 const STRING_REFERENCE = new RegExp(`${STRING_MARK}[0-9]+${STRING_MARK}`, "g");

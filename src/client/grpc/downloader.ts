@@ -1,5 +1,7 @@
+import { untilAborted } from "../../errors.ts";
 import { loadPart } from "../../load.ts";
 import type { PieceKind } from "../../piece.ts";
+import { formatAddress } from "../../transport/address.ts";
 import type { GrpcBinding } from "../../transport/grpc.ts";
 import { PooledDownloader } from "../call/pooled-downloader.ts";
 import { callTimeouts, MAX_TIMEOUT_MS } from "../call/settings.ts";
@@ -56,9 +58,12 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
       const before = pending;
       const done = (): Promise<void> => before;
       pending = load.then(done, done);
-      const [client, grpc] = await load;
-      // The call may have ended, or the downloader may have been closed, during the load.
-      signal.throwIfAborted();
+      // The calls may end, or the downloader may be closed, during the load.
+      const [client, grpc] = await untilAborted(
+        load,
+        signal,
+        `a connection to ${formatAddress(remote)}`,
+      );
       return client.connect(grpc, remote, settings, signal);
     }, settings);
     this.#settings = settings;

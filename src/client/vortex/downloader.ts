@@ -1,4 +1,5 @@
-import { VortexError } from "../../errors.ts";
+import { untilAborted, VortexError } from "../../errors.ts";
+import { formatAddress } from "../../transport/address.ts";
 import type { Transport } from "../../transport/transport.ts";
 import { PooledDownloader } from "../call/pooled-downloader.ts";
 import type { DownloaderSettings } from "../downloader.ts";
@@ -18,10 +19,15 @@ export class VortexDownloader extends PooledDownloader<VortexClient> {
   readonly #onClosed: OnClosed | undefined;
 
   constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
-    super(
-      async (remote, signal) => VortexClient.connect(await transport(), remote, settings, signal),
-      settings,
-    );
+    super(async (remote, signal) => {
+      // The calls may end, or the downloader may be closed, during the load.
+      const loaded = await untilAborted(
+        transport(),
+        signal,
+        `a connection to ${formatAddress(remote)}`,
+      );
+      return VortexClient.connect(loaded, remote, settings, signal);
+    }, settings);
     this.#onClosed = onClosed;
   }
 
