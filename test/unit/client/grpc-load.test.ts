@@ -78,7 +78,7 @@ describe("the gRPC implementation", () => {
   it("dials no peer when the call is aborted during the load", async () => {
     const { downloader, counts, loading, binding } = lazyDownloader();
     const controller = new AbortController();
-    const call = downloader.downloadPiece(request, { signal: controller.signal });
+    const call = downloader.downloadPiece({ ...request, signal: controller.signal });
     controller.abort();
     await assertRejects(call, "Aborted");
     loading.resolve(binding);
