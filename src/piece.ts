@@ -81,7 +81,7 @@ export interface Piece {
    * If the requested range omits bytes of the piece, the digest cannot be verified. Then only the
    * length is verified.
    */
-  readonly content: ReadableStream<Uint8Array>;
+  readonly content: ReadableStream<Uint8Array<ArrayBuffer>>;
   /**
    * Reads the next chunk of the content. Resolves to undefined after the last chunk. Rejects if
    * length or digest are wrong, like {@link content}, but without the overhead of a stream. Only
@@ -89,16 +89,18 @@ export interface Piece {
    *
    * @param into non-empty buffer for the chunk. The caller may pass the same buffer to each call,
    * to avoid allocations. If the transport can fill it (QUIC by quiche, TCP), the chunk is a view
-   * of it; otherwise the chunk has a separate buffer. Default: a new buffer
+   * of it; otherwise the chunk has a separate buffer. Rejects with `InvalidArgument` if the buffer
+   * is empty or in a `SharedArrayBuffer`. Default: a new buffer
    */
-  read(into?: Uint8Array): Promise<Uint8Array | undefined>;
+  read(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer> | undefined>;
   /**
    * Reads the complete content. Resolves after length and digest are verified.
    *
    * @param into buffer for the content. Its bytes are valid only after the promise has resolved.
-   * Rejects with `InvalidArgument` if the buffer is shorter than the content. Default: a new buffer
+   * Rejects with `InvalidArgument` if the buffer is shorter than the content, or in a
+   * `SharedArrayBuffer`. Default: a new buffer
    */
-  bytes(into?: Uint8Array): Promise<Uint8Array>;
+  bytes(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
   /** Discards the content that has not been read, and frees the stream. Idempotent. */
   cancel(): void;
 }

@@ -113,7 +113,7 @@ export interface NativeStream {
 }
 
 /** Receiving direction of a stream. */
-export interface NativeReadable extends ReadableStream<Uint8Array> {
+export interface NativeReadable extends ReadableStream<Uint8Array<ArrayBuffer>> {
   /** Stream ID (RFC 9000, section 2.1). Reading it throws if the connection has ended. */
   readonly id: bigint;
 }

@@ -123,7 +123,9 @@ export class DenoQuicStream implements ByteStream {
 
   // --- reading -----------------------------------------------------------------------------------
 
-  async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
+  async #read(
+    into: Uint8Array<ArrayBuffer> | undefined,
+  ): Promise<Uint8Array<ArrayBuffer> | undefined> {
     if (this.#readEnd === "ended") return undefined;
     if (this.#readEnd !== "open") throw this.#readEnd;
     const chunk = await new Promise<Uint8Array<ArrayBuffer> | undefined>((resolve, reject) => {
@@ -154,7 +156,10 @@ export class DenoQuicStream implements ByteStream {
    * itself if `into` is undefined. A small chunk is copied to new memory. Buffers whose content was
    * copied are reused.
    */
-  #copyOrPass(chunk: Uint8Array<ArrayBuffer>, into: Uint8Array | undefined): Uint8Array {
+  #copyOrPass(
+    chunk: Uint8Array<ArrayBuffer>,
+    into: Uint8Array<ArrayBuffer> | undefined,
+  ): Uint8Array<ArrayBuffer> {
     if (into === undefined) {
       // A small chunk must not keep a large buffer alive.
       if (chunk.length * 4 >= chunk.buffer.byteLength) return chunk;

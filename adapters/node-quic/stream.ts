@@ -28,8 +28,8 @@ const MAX_MICROTASK_TURNS = 12;
 
 /** Pending read: the caller's buffer, and the functions that settle its promise. */
 interface PendingRead {
-  readonly into: Uint8Array | undefined;
-  resolve(chunk: Uint8Array | undefined): void;
+  readonly into: Uint8Array<ArrayBuffer> | undefined;
+  resolve(chunk: Uint8Array<ArrayBuffer> | undefined): void;
   reject(error: VortexError): void;
 }
 
@@ -209,7 +209,9 @@ export class NodeQuicStream implements ByteStream {
     return false;
   }
 
-  async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
+  async #read(
+    into: Uint8Array<ArrayBuffer> | undefined,
+  ): Promise<Uint8Array<ArrayBuffer> | undefined> {
     if (this.#readFailure !== undefined) throw this.#readFailure;
     if (this.#unreadBytes > 0) return this.#takeChunk(into);
     if (this.#complete) return undefined;
@@ -222,7 +224,7 @@ export class NodeQuicStream implements ByteStream {
    * Removes unread bytes and returns them as one chunk. The chunk has at most the length of `into`,
    * or at most {@link MAX_GATHERED_CHUNK_BYTES} if `into` is undefined.
    */
-  #takeChunk(into: Uint8Array | undefined): Uint8Array {
+  #takeChunk(into: Uint8Array<ArrayBuffer> | undefined): Uint8Array<ArrayBuffer> {
     const first = this.#unreadChunks[0];
     if (into === undefined && first !== undefined && this.#unreadChunks.length === 1) {
       this.#unreadChunks = [];

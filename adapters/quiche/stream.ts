@@ -52,17 +52,17 @@ export class QuicheStream implements ByteStream {
   readonly #quiche: Quiche;
   readonly #clock: Clock;
   /** Functions that settle the pending read; undefined if no read is pending. */
-  #pendingRead: PendingCall<Uint8Array | undefined> | undefined;
+  #pendingRead: PendingCall<Uint8Array<ArrayBuffer> | undefined> | undefined;
   /**
    * Buffer of the caller that the pending read fills. If undefined, the read returns newly
    * allocated memory.
    */
-  #into: Uint8Array | undefined;
+  #into: Uint8Array<ArrayBuffer> | undefined;
   /**
    * Received chunks that can still be read after the peer has closed the connection without an
    * error. Undefined otherwise.
    */
-  #bufferedChunks: Uint8Array[] | undefined;
+  #bufferedChunks: Uint8Array<ArrayBuffer>[] | undefined;
   #readEnd: "open" | "ended" | VortexError = "open";
   /** Chunks that the application has written and that are not yet passed to quiche. */
   #unsentChunks: Uint8Array[] = [];
@@ -195,7 +195,9 @@ export class QuicheStream implements ByteStream {
 
   // --- reading -----------------------------------------------------------------------------------
 
-  async #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
+  async #read(
+    into: Uint8Array<ArrayBuffer> | undefined,
+  ): Promise<Uint8Array<ArrayBuffer> | undefined> {
     if (this.#readEnd === "ended") return undefined;
     if (this.#readEnd !== "open") throw this.#readEnd;
     if (this.#bufferedChunks !== undefined) return this.#takeBuffered(this.#bufferedChunks, into);
@@ -218,7 +220,7 @@ export class QuicheStream implements ByteStream {
    *
    * @param into buffer to fill; undefined to return newly allocated memory
    */
-  #receive(into: Uint8Array | undefined): Uint8Array | undefined | null {
+  #receive(into: Uint8Array<ArrayBuffer> | undefined): Uint8Array<ArrayBuffer> | undefined | null {
     const room = into ?? SCRATCH_BUFFER;
     let received: [number, boolean] | null;
     try {
@@ -242,9 +244,9 @@ export class QuicheStream implements ByteStream {
    * Reads all data that quiche has buffered for this stream. Returns undefined if the FIN has not
    * arrived or the stream was reset.
    */
-  #receiveBuffered(): Uint8Array[] | undefined {
+  #receiveBuffered(): Uint8Array<ArrayBuffer>[] | undefined {
     const { native } = this.#connection;
-    const rest: Uint8Array[] = [];
+    const rest: Uint8Array<ArrayBuffer>[] = [];
     try {
       for (;;) {
         const received = native.streamRecv(this.id, SCRATCH_BUFFER);
@@ -265,7 +267,10 @@ export class QuicheStream implements ByteStream {
    *
    * @param into buffer to copy the chunk to, up to its length; undefined to return the chunk itself
    */
-  #takeBuffered(rest: Uint8Array[], into: Uint8Array | undefined): Uint8Array | undefined {
+  #takeBuffered(
+    rest: Uint8Array<ArrayBuffer>[],
+    into: Uint8Array<ArrayBuffer> | undefined,
+  ): Uint8Array<ArrayBuffer> | undefined {
     const chunk = rest.shift();
     if (chunk === undefined) {
       this.#endReading("ended");

@@ -6,7 +6,7 @@ const BUFFER_BYTES = 256 * 1024;
  */
 const MAX_SPARE_BUFFERS = 16;
 
-const spare: Uint8Array[] = [];
+const spare: Uint8Array<ArrayBuffer>[] = [];
 
 /**
  * Buffer that one socket reuses for all of its reads. Without it, node:net allocates 64 KiB for
@@ -15,14 +15,14 @@ const spare: Uint8Array[] = [];
  */
 export class ReadBuffer {
   /** Memory that node:net fills with received bytes. */
-  readonly memory: Uint8Array = spare.pop() ?? new Uint8Array(BUFFER_BYTES);
+  readonly memory: Uint8Array<ArrayBuffer> = spare.pop() ?? new Uint8Array(BUFFER_BYTES);
   /**
    * Called when the socket has put received bytes into the buffer. Returns true if the socket may
    * overwrite the buffer with the next read, or false to pause the socket. Default: returns false,
    * so that received bytes stay in the buffer until a callback is set.
    */
   onBytes: () => boolean = () => false;
-  #bytes: Uint8Array = this.memory.subarray(0, 0);
+  #bytes: Uint8Array<ArrayBuffer> = this.memory.subarray(0, 0);
   #closed = false;
   #recycled = false;
 
@@ -44,7 +44,7 @@ export class ReadBuffer {
    * Copies unread bytes out of the buffer, and returns the copy. Fills `into` as far as possible,
    * and returns the filled part. Without `into`, copies all unread bytes to a new array.
    */
-  take(into: Uint8Array | undefined): Uint8Array {
+  take(into: Uint8Array<ArrayBuffer> | undefined): Uint8Array<ArrayBuffer> {
     const length = Math.min(this.#bytes.length, into?.length ?? this.#bytes.length);
     const part = this.#bytes.subarray(0, length);
     this.#bytes = this.#bytes.subarray(length);

@@ -12,8 +12,8 @@ export const READ_AHEAD_BYTES: number = 512 * 1024;
 
 /** Pending call of the `read` method of a stream's reader. */
 interface PendingRead {
-  readonly into: Uint8Array | undefined;
-  resolve(chunk: Uint8Array | undefined): void;
+  readonly into: Uint8Array<ArrayBuffer> | undefined;
+  resolve(chunk: Uint8Array<ArrayBuffer> | undefined): void;
   reject(error: VortexError): void;
 }
 
@@ -151,7 +151,7 @@ export class SocketStream implements SocketByteStream {
     this.#wakeReader();
   }
 
-  #read(into: Uint8Array | undefined): Promise<Uint8Array | undefined> {
+  #read(into: Uint8Array<ArrayBuffer> | undefined): Promise<Uint8Array<ArrayBuffer> | undefined> {
     return new Promise((resolve, reject) => {
       this.#pendingRead = { into, resolve, reject };
       this.#wakeReader();
@@ -173,7 +173,7 @@ export class SocketStream implements SocketByteStream {
     this.#pendingRead = undefined;
   }
 
-  #take(into: Uint8Array | undefined): Uint8Array | undefined {
+  #take(into: Uint8Array<ArrayBuffer> | undefined): Uint8Array<ArrayBuffer> | undefined {
     if (this.#buffer !== undefined) {
       const chunk = this.#buffer.take(into);
       if (this.#paused && !this.#buffer.hasBytes) {

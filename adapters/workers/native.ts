@@ -5,7 +5,7 @@ import { VortexError } from "../../src/errors.ts";
  * Cloudflare's documentation, Runtime APIs, TCP sockets.
  */
 export interface WorkerSocket {
-  readonly readable: ReadableStream<Uint8Array>;
+  readonly readable: ReadableStream<Uint8Array<ArrayBuffer>>;
   readonly writable: WritableStream<Uint8Array>;
   /** Resolves when the connection is established. Rejects if the connection attempt fails. */
   readonly opened: Promise<unknown>;

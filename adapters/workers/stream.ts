@@ -4,7 +4,7 @@ import type { SocketByteStream } from "../shared/dialled-peer.ts";
 import { Guard } from "../shared/guard.ts";
 import type { WorkerSocket } from "./native.ts";
 
-type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array>["read"]>>;
+type ReadResult = Awaited<ReturnType<ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>["read"]>>;
 
 /**
  * Byte stream on one socket of workerd.
@@ -18,7 +18,7 @@ export class SocketStream implements SocketByteStream {
   readonly finished: Promise<void>;
   readonly #socket: WorkerSocket;
   readonly #guard = new Guard({ end: (error) => this.destroy(error) });
-  readonly #source: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #source: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
   readonly #sink: WritableStreamDefaultWriter<Uint8Array>;
   #resolveFinished: () => void = () => {};
   /** Result of a read that `drain` has started. The next `read` call returns this result. */
@@ -90,7 +90,7 @@ export class SocketStream implements SocketByteStream {
     this.#socket.close().catch(() => {});
   }
 
-  async #read(): Promise<Uint8Array | undefined> {
+  async #read(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     for (;;) {
       if (this.#cancelled) throw cancelledHere();
       if (this.#readEnded) return undefined;

@@ -121,7 +121,7 @@ function tlsOf({ fingerprint = "" }: Peer): { readonly fingerprints: readonly st
 function clientOf(downloader: PieceDownloader, peer: Peer): Client {
   const addr = formatAddress(peer);
   /** Buffers of finished requests, for reuse. */
-  const buffers: Uint8Array[] = [];
+  const buffers: Uint8Array<ArrayBuffer>[] = [];
   return {
     async fetch({ pieceLength, number }, onFirstByte) {
       const piece = await downloader.downloadPiece({

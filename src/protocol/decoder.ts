@@ -1,5 +1,6 @@
 import { VortexError } from "../errors.ts";
 import { requireInteger } from "../piece.ts";
+import { unshared } from "../unshared.ts";
 import {
   decodeHeader,
   decodeMetadata,
@@ -51,8 +52,8 @@ export const defaultDecoderLimits: DecoderLimits = {
  */
 export class PacketDecoder {
   readonly #limits: DecoderLimits;
-  #buffer: Uint8Array = new Uint8Array(0);
-  #storage: Uint8Array = new Uint8Array(0);
+  #buffer: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+  #storage: Uint8Array<ArrayBuffer> = new Uint8Array(0);
   #header: Header | undefined;
   #failure: VortexError | undefined;
 
@@ -65,12 +66,12 @@ export class PacketDecoder {
 
   /**
    * Appends received bytes. The decoder may not copy `chunk`, so the caller must not change it
-   * until its packets are decoded.
+   * until its packets are decoded. A chunk in a `SharedArrayBuffer` is copied.
    */
   push(chunk: Uint8Array): void {
     const pending = this.#buffer;
     if (pending.length === 0) {
-      this.#buffer = chunk;
+      this.#buffer = unshared(chunk);
       return;
     }
     // Amortised growth: pending bytes move to storage with spare capacity, so that a packet fed
@@ -115,7 +116,7 @@ export class PacketDecoder {
    * Removes and returns the bytes that follow the last decoded packet. After a `piece-content`
    * packet, they are the start of the content of the piece.
    */
-  takeRest(): Uint8Array {
+  takeRest(): Uint8Array<ArrayBuffer> {
     const rest = this.#buffer;
     this.#buffer = new Uint8Array(0);
     return rest;

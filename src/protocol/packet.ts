@@ -126,7 +126,7 @@ const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
  *
  * @throws `InvalidArgument` if a field of the packet is out of its range
  */
-export function encodePacket(packet: Packet): Uint8Array {
+export function encodePacket(packet: Packet): Uint8Array<ArrayBuffer> {
   requireInteger("packet id", packet.id, 0, 0xff);
   switch (packet.type) {
     case "download-piece": {
@@ -311,7 +311,7 @@ export function decodeMetadata(bytes: Uint8Array): PieceMetadata {
   return { number, offset, length, digest, parentId, trafficType, costSeconds, createdAtSeconds };
 }
 
-function encodePieceContent({ id, kind, metadata }: PieceContentPacket): Uint8Array {
+function encodePieceContent({ id, kind, metadata }: PieceContentPacket): Uint8Array<ArrayBuffer> {
   requireInteger("piece number", metadata.number, 0, 0xffffffff);
   requireInteger("traffic type", metadata.trafficType, 0, 0xff);
   requireUnsigned64("offset", metadata.offset);
@@ -349,7 +349,11 @@ function encodePieceContent({ id, kind, metadata }: PieceContentPacket): Uint8Ar
   return bytes;
 }
 
-function allocate(id: number, tag: number, length: number): { bytes: Uint8Array; view: DataView } {
+function allocate(
+  id: number,
+  tag: number,
+  length: number,
+): { bytes: Uint8Array<ArrayBuffer>; view: DataView } {
   const bytes = new Uint8Array(HEADER_LENGTH + length);
   const view = viewOf(bytes);
   view.setUint8(0, id);

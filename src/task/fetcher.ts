@@ -160,7 +160,9 @@ const NEVER_STARTED: StartedDownload = {
 };
 
 /** Reads a stream to its end and returns all its bytes. */
-async function readAll(content: ReadableStream<Uint8Array>): Promise<Uint8Array> {
+async function readAll(
+  content: ReadableStream<Uint8Array<ArrayBuffer>>,
+): Promise<Uint8Array<ArrayBuffer>> {
   const chunks: Uint8Array[] = [];
   let length = 0;
   const reader = content.getReader();

@@ -20,7 +20,7 @@ export interface MemorySink extends TaskSink {
    *
    * @throws `InvalidArgument` if the download has not succeeded
    */
-  bytes(): Uint8Array;
+  bytes(): Uint8Array<ArrayBuffer>;
 }
 
 /**
@@ -43,7 +43,7 @@ export interface MemorySink extends TaskSink {
  */
 export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): MemorySink {
   requireInteger("maxLength", maxLength, 0, Number.MAX_SAFE_INTEGER);
-  let whole: Uint8Array | undefined;
+  let whole: Uint8Array<ArrayBuffer> | undefined;
   let used = false;
   return {
     async open(layout) {
@@ -84,11 +84,11 @@ class MemorySession implements SinkSession {
   /** Numbers of the committed pieces. */
   #committed: number[] = [];
   /** Called with the downloaded content when the download succeeds. */
-  readonly #onWhole: (bytes: Uint8Array) => void;
+  readonly #onWhole: (bytes: Uint8Array<ArrayBuffer>) => void;
   /** Downloaded content; undefined until the download succeeds. */
-  #whole: Uint8Array | undefined;
+  #whole: Uint8Array<ArrayBuffer> | undefined;
 
-  constructor(layout: SinkLayout, onWhole: (bytes: Uint8Array) => void) {
+  constructor(layout: SinkLayout, onWhole: (bytes: Uint8Array<ArrayBuffer>) => void) {
     this.#layout = layout;
     this.#buffers = new PieceBuffers(layout);
     this.#onWhole = onWhole;

@@ -37,7 +37,7 @@ export class PieceBuffers {
    * content. The returned chunk shares memory with the buffer of the piece, so it is valid until
    * the piece is deleted.
    */
-  read(number: number, position: number, length: number): Uint8Array {
+  read(number: number, position: number, length: number): Uint8Array<ArrayBuffer> {
     const from = position - this.#part(number).position;
     const bytes = this.get(number).subarray(from, from + length);
     if (bytes.length === 0)
@@ -51,7 +51,7 @@ export class PieceBuffers {
   }
 
   /** Returns all bytes of the requested part of a piece, without copying them. */
-  get(number: number): Uint8Array {
+  get(number: number): Uint8Array<ArrayBuffer> {
     const buffer = this.#buffers.get(number);
     if (buffer === undefined)
       throw new VortexError("Internal", `reading piece ${number}: not in memory`);

@@ -8,18 +8,18 @@ export const READ_BUFFER_BYTES: number = 256 * 1024;
  */
 export class ReadBuffers {
   /** Unused buffers. */
-  readonly #free: Uint8Array[] = [];
+  readonly #free: Uint8Array<ArrayBuffer>[] = [];
 
   /**
    * Removes a buffer from the pool and returns it. If the pool is empty, allocates a buffer of
    * {@link READ_BUFFER_BYTES}.
    */
-  take(): Uint8Array {
+  take(): Uint8Array<ArrayBuffer> {
     return this.#free.pop() ?? new Uint8Array(READ_BUFFER_BYTES);
   }
 
   /** Returns a buffer to the pool. No operation may read from or write to the buffer any more. */
-  give(buffer: Uint8Array): void {
+  give(buffer: Uint8Array<ArrayBuffer>): void {
     this.#free.push(buffer);
   }
 }

@@ -21,13 +21,13 @@ const CHUNK_BYTES = 256 * 1024;
  */
 export class StreamSink implements TaskSink {
   /** Stream of the content in order, see `TaskStream.content`. */
-  readonly content: ReadableStream<Uint8Array>;
+  readonly content: ReadableStream<Uint8Array<ArrayBuffer>>;
   /** Called with the lengths and digest of the task when the sink is opened. */
   readonly #onLayout: (layout: StreamLayout) => void;
   /** Session of the download; undefined until the sink is opened. */
   #session: StreamSession | undefined;
   /** Controller of the stream. */
-  #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
+  #controller: ReadableStreamDefaultController<Uint8Array<ArrayBuffer>> | undefined;
   /**
    * Reason with which the reader cancelled the stream; undefined if it did not. Stored for the case
    * that the sink is opened later.
@@ -40,7 +40,7 @@ export class StreamSink implements TaskSink {
 
   constructor(onLayout: (layout: StreamLayout) => void = () => {}) {
     this.#onLayout = onLayout;
-    this.content = new ReadableStream<Uint8Array>(
+    this.content = new ReadableStream<Uint8Array<ArrayBuffer>>(
       {
         start: (controller) => {
           this.#controller = controller;
@@ -95,7 +95,7 @@ export class StreamSink implements TaskSink {
    * Resolves with the next chunk of the content, once it is available. Resolves with undefined at
    * the end of the stream.
    */
-  async #next(): Promise<Uint8Array | undefined> {
+  async #next(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     while (this.#session === undefined && !this.#ended) {
       await new Promise<void>((resolve) => {
         this.#onOpen = resolve;
@@ -133,7 +133,9 @@ class StreamSession implements SinkSession {
    * Piece that the reader is receiving, and the offset of its next byte; undefined between two
    * pieces.
    */
-  #current: { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined;
+  #current:
+    | { readonly number: number; readonly bytes: Uint8Array<ArrayBuffer>; at: number }
+    | undefined;
   /** True after the download succeeded or failed. */
   #isEnded = false;
   /** Resolves the promise on which a read waits for more released bytes. */
@@ -210,7 +212,7 @@ class StreamSession implements SinkSession {
    * Resolves with the next chunk for the reader, once it may be delivered. Resolves with undefined
    * at the end of the content or after a failure.
    */
-  async next(): Promise<Uint8Array | undefined> {
+  async next(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     while (this.#consumed === this.#released) {
       if (this.#isEnded) return undefined;
       await new Promise<void>((resolve) => {
@@ -241,7 +243,9 @@ class StreamSession implements SinkSession {
    * Returns the piece that starts at the reader's position, or undefined if that piece is not
    * committed.
    */
-  #begin(): { readonly number: number; readonly bytes: Uint8Array; at: number } | undefined {
+  #begin():
+    | { readonly number: number; readonly bytes: Uint8Array<ArrayBuffer>; at: number }
+    | undefined {
     const number = this.#pieces.get(this.#consumed);
     if (number === undefined) return undefined;
     this.#pieces.delete(this.#consumed);

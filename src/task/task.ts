@@ -160,7 +160,7 @@ export interface TaskStream {
    * with the same error. Backpressure applies: if the stream is not read, no further pieces are
    * requested. Cancelling the stream cancels the download.
    */
-  readonly content: ReadableStream<Uint8Array>;
+  readonly content: ReadableStream<Uint8Array<ArrayBuffer>>;
   /**
    * Report of the download, once all content has been read. Rejects like {@link TaskDownload}. A
    * rejection without a handler does not raise an unhandled rejection, since `content` fails with
@@ -177,7 +177,7 @@ export interface TaskStream {
    */
   readonly store: PieceStore;
   /** Reads `content` to its end and returns all its bytes. */
-  bytes(): Promise<Uint8Array>;
+  bytes(): Promise<Uint8Array<ArrayBuffer>>;
   /** Returns a snapshot of the progress. */
   progress(): TaskProgress;
   /** Stops requesting further pieces. Pieces in flight are completed. Idempotent. */

@@ -283,7 +283,7 @@ class MemoryPipe {
   readonly finished: Promise<void>;
   /** True after the writer has called `end()`. */
   ended = false;
-  #chunks: Uint8Array[] = [];
+  #chunks: Uint8Array<ArrayBuffer>[] = [];
   /** Total length of the chunks in {@link #chunks}, in bytes. */
   #unread = 0;
   #readError: VortexError | undefined;
@@ -298,7 +298,7 @@ class MemoryPipe {
     });
   }
 
-  async read(): Promise<Uint8Array | undefined> {
+  async read(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     for (;;) {
       if (this.#readError !== undefined) throw this.#readError;
       const chunk = this.#chunks.shift();
@@ -321,8 +321,9 @@ class MemoryPipe {
     if (this.ended) throw new VortexError("Closed", "the stream was ended on this side");
     if (this.#writeError !== undefined) throw this.#writeError;
     if (chunk.length === 0) return;
-    // Copy: the chunk belongs to the reader, whatever the writer does with its buffer.
-    this.#chunks.push(chunk.slice());
+    // Copy: the chunk belongs to the reader, whatever the writer does with its buffer. Not `slice`:
+    // that of a Node Buffer returns a view.
+    this.#chunks.push(new Uint8Array(chunk));
     this.#unread += chunk.length;
     this.#wakeReader?.();
     while (this.#unread > WINDOW_BYTES && this.#writeError === undefined) {

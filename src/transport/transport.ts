@@ -62,7 +62,7 @@ export interface ByteReader {
    * settles. If the transport can fill it, the result is a view of its start; otherwise a separate
    * buffer. Default: a new buffer
    */
-  read(into?: Uint8Array): Promise<Uint8Array | undefined>;
+  read(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer> | undefined>;
   /**
    * Stops reading and asks the peer to stop sending (QUIC: STOP_SENDING, RFC 9000, section 3.5).
    * Unread bytes are discarded. Idempotent. Does nothing if the end of the stream has been read.

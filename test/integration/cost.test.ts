@@ -195,7 +195,7 @@ class Peers {
     }
   }
 
-  async #fetch(number: number, room: Uint8Array): Promise<void> {
+  async #fetch(number: number, room: Uint8Array<ArrayBuffer>): Promise<void> {
     const addr = formatAddress(this.#server.address);
     const piece = await this.#downloader.downloadPiece({ addr, hostId: "h", taskId, number });
     let length = 0;

@@ -29,7 +29,7 @@ import {
 
 interface Reply {
   readonly head: EdgeReport;
-  readonly payload: Uint8Array;
+  readonly payload: Uint8Array<ArrayBuffer>;
 }
 
 /** Transport that dials inside an edge worker. */

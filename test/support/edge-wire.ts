@@ -102,7 +102,11 @@ export class FrameStream<In, Out> {
   }
 
   /** Yields the received frames until the stream ends or fails. */
-  async *frames(): AsyncGenerator<{ readonly head: In; readonly payload: Uint8Array }, void, void> {
+  async *frames(): AsyncGenerator<
+    { readonly head: In; readonly payload: Uint8Array<ArrayBuffer> },
+    void,
+    void
+  > {
     let chunks: Uint8Array[] = [];
     let held = 0;
     const readAtLeast = async (length: number): Promise<boolean> => {

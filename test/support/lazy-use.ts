@@ -24,7 +24,7 @@ report("a piece over TCP");
 
 const lengths = { contentLength: content.length, pieceLength: content.length };
 const request = { taskId, hostId: "h", parents: [addr], ...lengths };
-await await downloader.downloadTask({ ...request, to: memorySink() });
+await downloader.downloadTask({ ...request, to: memorySink() });
 report("a task of known layout over TCP");
 
 // Nothing listens at the discard port.

@@ -13,6 +13,7 @@ import type {
   TaskSource,
 } from "../../src/task/source.ts";
 import type { TaskStreamOptions } from "../../src/task/task.ts";
+import { unshared } from "../../src/unshared.ts";
 import { fakeRuntime } from "./fake-clock.ts";
 
 export const taskId: string = "a1".repeat(32);
@@ -255,17 +256,17 @@ async function* checked(
   over: () => void,
   signal: AbortSignal,
   onRead: () => void,
-): AsyncGenerator<Uint8Array, void, void> {
+): AsyncGenerator<Uint8Array<ArrayBuffer>, void, void> {
   onRead();
   const algorithm = digest.slice(0, digest.indexOf(":")) as DigestAlgorithm;
   const hasher = portableHashers(algorithm);
-  let last: Uint8Array | undefined;
+  let last: Uint8Array<ArrayBuffer> | undefined;
   try {
     for await (const chunk of answer) {
       if (signal.aborted) throw abortedError(signal, "the request");
       if (last !== undefined) yield last;
       hasher.update(chunk);
-      last = chunk;
+      last = unshared(chunk);
     }
     if (`${algorithm}:${hasher.encode()}` !== digest)
       throw new VortexError("DigestMismatch", "the content is wrong");
@@ -277,7 +278,7 @@ async function* checked(
 
 function pieceOf(
   announced: Pick<Piece, "number" | "kind" | "offset" | "length" | "digest">,
-  chunks: AsyncGenerator<Uint8Array, void, void>,
+  chunks: AsyncGenerator<Uint8Array<ArrayBuffer>, void, void>,
   over: () => void,
   readInto: (memory: ArrayBufferLike) => boolean,
 ): Piece {
@@ -293,7 +294,7 @@ function pieceOf(
       costSeconds: 0n,
       createdAtSeconds: 0n,
     },
-    content: new ReadableStream<Uint8Array>(
+    content: new ReadableStream<Uint8Array<ArrayBuffer>>(
       {
         pull: async (controller) => {
           const next = await chunks.next();

@@ -1,6 +1,7 @@
 import type { Hasher } from "../../digest/hasher.ts";
 import { VortexError } from "../../errors.ts";
 import type { ByteRange, Piece, PieceKind, PieceMetadata } from "../../piece.ts";
+import { isUnshared } from "../../unshared.ts";
 import type { CallScope } from "./scope.ts";
 
 /** Reader of the content of a piece, from a stream or from memory. */
@@ -9,7 +10,7 @@ export interface ContentSource {
    * Reads the next chunk of content, into the memory `into` if possible. Resolves to undefined at a
    * clean end of the content.
    */
-  read(into?: Uint8Array): Promise<Uint8Array | undefined>;
+  read(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer> | undefined>;
   /** Discards the content that has not been read. Idempotent. */
   cancel(): void;
 }
@@ -57,7 +58,7 @@ export class PieceContent {
    * Reads the next chunk of the requested bytes, into the memory `into` if possible. Resolves to
    * undefined once all of them have been returned and verified.
    */
-  async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
+  async read(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer> | undefined> {
     const { start, end, length } = this.#expected;
     this.#scope.resume();
     try {
@@ -67,7 +68,7 @@ export class PieceContent {
           await this.#complete();
           break;
         }
-        let chunk: Uint8Array | undefined;
+        let chunk: Uint8Array<ArrayBuffer> | undefined;
         this.#scope.beginWait();
         try {
           chunk = await this.#source.read(into);
@@ -172,7 +173,7 @@ export class DownloadedPiece implements Piece {
   readonly #content: PieceContent;
   /** Number of bytes that `#content` returns: the length of the requested range. */
   readonly #rangeLength: number;
-  #stream: ReadableStream<Uint8Array> | undefined;
+  #stream: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
   /** Way in which the caller reads the content; undefined before the first read. */
   #reading: "as a stream" | "by chunks" | "as a whole" | undefined;
 
@@ -195,10 +196,10 @@ export class DownloadedPiece implements Piece {
     this.#rangeLength = rangeLength;
   }
 
-  get content(): ReadableStream<Uint8Array> {
+  get content(): ReadableStream<Uint8Array<ArrayBuffer>> {
     if (this.#stream === undefined) {
       this.#claim("as a stream");
-      this.#stream = new ReadableStream<Uint8Array>(
+      this.#stream = new ReadableStream<Uint8Array<ArrayBuffer>>(
         {
           pull: async (controller) => {
             const chunk = await this.#content.read();
@@ -214,23 +215,25 @@ export class DownloadedPiece implements Piece {
     return this.#stream;
   }
 
-  async read(into?: Uint8Array): Promise<Uint8Array | undefined> {
+  async read(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer> | undefined> {
     if (this.#reading !== "by chunks") this.#claim("by chunks");
     if (into?.length === 0)
       throw new VortexError(
         "InvalidArgument",
         "memory to read into: expected 1 or more bytes, got 0",
       );
+    requireUnshared(into);
     return this.#content.read(into);
   }
 
-  async bytes(into?: Uint8Array): Promise<Uint8Array> {
+  async bytes(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
     if (into !== undefined && into.length < this.#rangeLength) {
       throw new VortexError(
         "InvalidArgument",
         `memory for the content: expected ${this.#rangeLength} or more bytes, got ${into.length}`,
       );
     }
+    requireUnshared(into);
     this.#claim("as a whole");
     // Grows with the received bytes: an announced length alone never allocates memory.
     let buffer = into ?? new Uint8Array(Math.min(this.#rangeLength, INITIAL_BUFFER_BYTES));
@@ -270,6 +273,20 @@ export class DownloadedPiece implements Piece {
     }
     this.#reading = how;
   }
+}
+
+/**
+ * Requires memory that no other thread can change between the verification of its bytes and their
+ * use.
+ *
+ * @throws `InvalidArgument` if `into` is in a `SharedArrayBuffer`
+ */
+function requireUnshared(into: Uint8Array | undefined): void {
+  if (into === undefined || isUnshared(into)) return;
+  throw new VortexError(
+    "InvalidArgument",
+    "memory to read into: expected an ArrayBuffer, got a SharedArrayBuffer; copy the content to it",
+  );
 }
 
 /**

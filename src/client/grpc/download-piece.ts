@@ -3,6 +3,7 @@ import { metadataDigest } from "../../digest/piece-metadata.ts";
 import { VortexError } from "../../errors.ts";
 import type { Piece as PieceMessage } from "../../gen/common/v2/common_pb.ts";
 import type { Piece, PieceMetadata } from "../../piece.ts";
+import { unshared } from "../../unshared.ts";
 import { alreadyVerified, announcedDigest, validateAnnouncement } from "../call/announcement.ts";
 import type { ContentSource } from "../call/piece-content.ts";
 import type { CallScope } from "../call/scope.ts";
@@ -38,7 +39,7 @@ export function acceptAnswer(
     throw new VortexError("ProtocolViolation", "answer: expected a piece, got none", { addr });
   }
   const metadata = toMetadata(piece);
-  const content = piece.content ?? new Uint8Array(0);
+  const content = unshared(piece.content ?? new Uint8Array(0));
   const announcement = validateAnnouncement(request, metadata, settings.maxPieceLength);
   requireLength(content, metadata, addr);
   if (digest !== undefined) requireMetadataDigest(metadata, digest, addr, settings);
@@ -137,7 +138,7 @@ function requireMetadataDigest(
  * Creates a reader for content in memory. A read without a buffer returns the bytes themselves. A
  * read into a buffer copies them, and the last such read frees the memory of `content`.
  */
-function oneChunk(content: Uint8Array): ContentSource {
+function oneChunk(content: Uint8Array<ArrayBuffer>): ContentSource {
   const end = content.length;
   let at = 0;
   return {

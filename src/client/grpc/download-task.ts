@@ -14,6 +14,7 @@ import {
   type UrlIdentity,
 } from "../../ids.ts";
 import { type PieceMetadata, requireInteger } from "../../piece.ts";
+import { unshared } from "../../unshared.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { CallOptions, DownloaderSettings } from "../downloader.ts";
 import { toMetadata, verifyContent } from "./download-piece.ts";
@@ -74,7 +75,7 @@ export interface FetchedPiece extends PieceExtent {
   /** Metadata of the piece as received from the peer. */
   readonly metadata: PieceMetadata;
   /** All bytes of the piece. */
-  readonly content: Uint8Array;
+  readonly content: Uint8Array<ArrayBuffer>;
 }
 
 /**
@@ -345,6 +346,7 @@ export class StreamedTask implements TaskPieces {
         { addr },
       );
     }
+    const content = unshared(piece.content);
     const metadata = toMetadata(piece);
     const extent = layout.accept(metadata);
     if (extent.offset >= this.#end || extent.offset + extent.length <= this.#start) {
@@ -355,9 +357,9 @@ export class StreamedTask implements TaskPieces {
         { addr },
       );
     }
-    verifyContent(piece.content, metadata, addr, this.#settings);
+    verifyContent(content, metadata, addr, this.#settings);
     this.#bytes += extent.length;
-    return { ...extent, digest: piece.digest, metadata, content: piece.content };
+    return { ...extent, digest: piece.digest, metadata, content };
   }
 
   /**

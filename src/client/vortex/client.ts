@@ -48,7 +48,7 @@ export class VortexClient implements PieceClient {
    */
   #completedReads = 0;
   /** Unused part of the block of memory from which {@link #takeHeadBuffer} takes buffers. */
-  #headMemory: Uint8Array = new Uint8Array(0);
+  #headMemory: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 
   constructor(connection: Connection, settings: DownloaderSettings) {
     this.#connection = connection;
@@ -128,7 +128,7 @@ export class VortexClient implements PieceClient {
   }
 
   /** Returns a new buffer of {@link ANSWER_HEAD_BYTES} bytes. */
-  #takeHeadBuffer(): Uint8Array {
+  #takeHeadBuffer(): Uint8Array<ArrayBuffer> {
     if (this.#headMemory.length < ANSWER_HEAD_BYTES)
       this.#headMemory = new Uint8Array(32 * ANSWER_HEAD_BYTES);
     const part = this.#headMemory.subarray(0, ANSWER_HEAD_BYTES);
@@ -204,16 +204,16 @@ async function readPacket(
   reader: ByteReader,
   decoder: PacketDecoder,
   scope: CallScope,
-  memory: Uint8Array,
+  memory: Uint8Array<ArrayBuffer>,
   addr: string,
 ): Promise<Packet> {
-  let into: Uint8Array | undefined = memory;
+  let into: Uint8Array<ArrayBuffer> | undefined = memory;
   let head: Uint8Array = new Uint8Array(0);
   try {
     for (;;) {
       const packet = decoder.next();
       if (packet !== undefined) return packet;
-      const chunk: Uint8Array | undefined = await scope.waitFor(reader.read(into));
+      const chunk: Uint8Array<ArrayBuffer> | undefined = await scope.waitFor(reader.read(into));
       // The decoder may still hold the first chunk, so its buffer is not reused.
       into = undefined;
       if (chunk === undefined) {
@@ -314,8 +314,12 @@ function remoteError(code: number, message: string, addr: string): VortexError {
  *
  * @param onRead called at each read, which shows that the previous read has completed
  */
-function contentSource(reader: ByteReader, first: Uint8Array, onRead: () => void): ContentSource {
-  let rest: Uint8Array | undefined = first.length > 0 ? first : undefined;
+function contentSource(
+  reader: ByteReader,
+  first: Uint8Array<ArrayBuffer>,
+  onRead: () => void,
+): ContentSource {
+  let rest: Uint8Array<ArrayBuffer> | undefined = first.length > 0 ? first : undefined;
   return {
     read(into) {
       onRead();

@@ -74,7 +74,7 @@ function silent(): { stream: DenoQuicStream; cancelled: Promise<void>; forgotten
   const cancelled = new Promise<void>((resolve) => {
     onCancel = resolve;
   });
-  const bytes = new ReadableStream<Uint8Array>({
+  const bytes = new ReadableStream<Uint8Array<ArrayBuffer>>({
     type: "bytes",
     pull: never,
     cancel: () => onCancel(),

@@ -24,7 +24,7 @@ function pieceOf(
   let at = 0;
   const reads: number[] = [];
   const source = {
-    async read(into?: Uint8Array) {
+    async read(into?: Uint8Array<ArrayBuffer>) {
       reads.push(into?.length ?? -1);
       if (at === content.length) return undefined;
       const part = content.subarray(
@@ -97,6 +97,16 @@ describe("the bytes of a piece in the caller's memory", () => {
     ] as const) {
       const { piece, reads } = pieceOf(start, end, 64, true);
       await assertRejects(piece.bytes(new Uint8Array(end - start - 1)), "InvalidArgument");
+      assert.deepEqual(reads, []);
+    }
+  });
+
+  it("shared memory is InvalidArgument, and nothing is read", async () => {
+    // The types refuse it; a program without types can pass it.
+    const shared = new Uint8Array(new SharedArrayBuffer(1000)) as Uint8Array<never>;
+    for (const read of ["bytes", "read"] as const) {
+      const { piece, reads } = pieceOf(0, 1000, 64, true);
+      await assertRejects(piece[read](shared), "InvalidArgument");
       assert.deepEqual(reads, []);
     }
   });

@@ -953,7 +953,7 @@ describe("connections of a downloader", () => {
             giveUp = () => reject(new VortexError("Closed", "cancelled"));
           });
           silence.catch(() => {});
-          const read = (): Promise<Uint8Array | undefined> =>
+          const read = (): Promise<Uint8Array<ArrayBuffer> | undefined> =>
             reads++ < most ? reader.read() : silence;
           return { ...stream, reader: { read, cancel: () => giveUp() } };
         },

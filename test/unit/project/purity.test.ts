@@ -48,16 +48,18 @@ const foundation = [
   "gen",
   "ids",
   "telemetry",
+  "unshared",
 ];
 /** Parts of src, with the parts that each may import. A part is a folder, or a file beside them. */
 const mayImport: Record<string, readonly string[]> = {
   errors: [],
   "on-abort": [],
   load: ["errors"],
+  unshared: [],
   piece: ["errors"],
   digest: ["errors", "piece"],
   runtime: ["errors", "digest"],
-  protocol: ["errors", "piece"],
+  protocol: ["errors", "piece", "unshared"],
   "rate-limiter": ["errors", "on-abort", "piece", "runtime"],
   transport: ["errors", "on-abort", "piece", "runtime"],
   gen: [],

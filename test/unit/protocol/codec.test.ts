@@ -506,6 +506,16 @@ describe("PacketDecoder", () => {
     assert.equal(decoder.midPacket, false);
   });
 
+  it("takeRest returns bytes of an ArrayBuffer, also after shared memory was pushed", () => {
+    const decoder = new PacketDecoder();
+    const shared = new Uint8Array(new SharedArrayBuffer(3));
+    shared.set([1, 2, 3]);
+    decoder.push(shared);
+    const rest = decoder.takeRest();
+    assert.ok(rest.buffer instanceof ArrayBuffer);
+    assert.deepEqual(rest, Uint8Array.of(1, 2, 3));
+  });
+
   it("takeRest returns the unconsumed bytes once", () => {
     const decoder = new PacketDecoder();
     decoder.push(joined([encodePacket({ type: "close", id: 1 }), Uint8Array.of(1, 2, 3)]));

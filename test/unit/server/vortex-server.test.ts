@@ -178,7 +178,7 @@ async function streamTo(use: (stream: ByteStream) => Promise<void>): Promise<voi
   await server.close({ grace: 0 });
 }
 
-function request(number: number = 0): Uint8Array {
+function request(number: number = 0): Uint8Array<ArrayBuffer> {
   return encodePacket({ type: "download-piece", id: 7, taskId, kind: "standard", number });
 }
 
@@ -271,7 +271,7 @@ class FakeStream implements ByteStream {
   /** Ends the direction of the request. */
   end: () => void = () => {};
 
-  constructor(...chunks: readonly Uint8Array[]) {
+  constructor(...chunks: readonly Uint8Array<ArrayBuffer>[]) {
     const left = [...chunks];
     const over = new Promise<undefined>((resolve) => {
       this.end = () => resolve(undefined);
@@ -388,7 +388,7 @@ describe("a stream that the server abandons", () => {
   const cases: readonly (readonly [
     what: string,
     store: PieceStore,
-    chunks: readonly Uint8Array[],
+    chunks: readonly Uint8Array<ArrayBuffer>[],
     code: number,
   ])[] = [
     ["without a request in time", storeYielding([content]), [], StreamCode.Timeout],

@@ -834,7 +834,7 @@ describe("the questions to parents", () => {
         most = Math.max(most, now);
         const piece = await real(request, options);
         const over = (): void => void open.set(request.addr, (open.get(request.addr) ?? 0) - 1);
-        let read: Promise<Uint8Array | undefined>;
+        let read: Promise<Uint8Array<ArrayBuffer> | undefined>;
         return {
           ...piece,
           read: async (into) => {
