@@ -1,14 +1,15 @@
 // Checks the built package: agreement of the manifests, publint and "are the types wrong" on the
-// tarball, and the size of the core.
+// tarball, no type of Connect or Protobuf in the declarations, and the size of the core.
 //
 //     npm run check:package           builds first
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { rolldown } from "rolldown";
+import { foreignTypes } from "./package/declarations.mjs";
 import { disagreements } from "./package/manifests.ts";
 import { pack } from "./package/project.mjs";
 
@@ -16,7 +17,8 @@ import { pack } from "./package/project.mjs";
 const MAX_CORE_BYTES = 25_000;
 const root = fileURLToPath(new URL("..", import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), "vortex-peer-package-"));
-const problems = await disagreements(root);
+const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const problems = [...(await disagreements(root)), ...foreignTypes(root, exports)];
 
 try {
   const tarball = pack(scratch);
