@@ -1,10 +1,11 @@
 // Tests the packed package. Installs the tarball into an empty project, imports it by its names and
 // fetches a piece over each protocol, on Node 20, 22, 24 and 26, Bun, Deno and workerd. Two more
 // rows cover a project without the optional packages, where all but quiche must work, and a bundler
-// without any export condition, which gets the core. Prints a table.
+// without any export condition, which gets the core. Prints a table. Also compiles a program
+// against the package, by the least to the newest TypeScript.
 //
 //     npm run test:package
-//     npm run test:package -- --quick     the Node that runs this, instead of four of them
+//     npm run test:package -- --quick     one Node, and only the least and the newest TypeScript
 import { spawn } from "node:child_process";
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -13,6 +14,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { Miniflare } from "miniflare";
 import { rolldown } from "rolldown";
 import { install, pack } from "./package/project.mjs";
+import { TYPESCRIPTS, typeProblems } from "./package/types.mjs";
 
 /** One version of each Node release line, from the npm packages with its binary. */
 const NODES = ["20.20.2", "22.23.3", "24.21.0", "26.10.0"];
@@ -33,9 +35,16 @@ try {
   const tarball = pack(scratch);
   const whole = project("whole", [tarball]);
   const lean = project("lean", [tarball], "--omit=optional");
-  const nodes = process.argv.includes("--quick")
-    ? [[`Node ${process.versions.node}`, process.execPath]]
-    : installedNodes();
+  const isQuick = process.argv.includes("--quick");
+  const compilers = TYPESCRIPTS.filter(
+    (_, index) => !isQuick || index === 0 || index === TYPESCRIPTS.length - 1,
+  );
+  for (const problem of typeProblems(join(scratch, "types"), tarball, subpaths, compilers)) {
+    wrong++;
+    console.error(problem);
+  }
+  console.log(`compiled by TypeScript ${compilers.join(", ")}`);
+  const nodes = isQuick ? [[`Node ${process.versions.node}`, process.execPath]] : installedNodes();
   for (const [name, program] of nodes) await row(name, () => consumer(whole, program));
   await row("Bun", () => consumer(whole, bin("bun")));
   await row("Deno", () => consumer(whole, bin("deno"), "run", "--allow-all", "--unstable-net"));
