@@ -182,7 +182,7 @@ async function start(
     if (!canServeWithoutQuic || !(error instanceof VortexError) || error.code !== "Unavailable")
       throw error;
     // Some platforms and runtimes have no QUIC. The other protocols are served there.
-    reportError(error);
+    stderr.write(`vortex-peer: serving without QUIC: ${oneLine(inFlags(error.message))}\n`);
     return sdk.startServer(withoutQuic);
   }
 }

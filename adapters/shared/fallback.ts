@@ -12,7 +12,7 @@ import { warnOnce } from "./warn-once.ts";
 export interface QuicBindingOptions extends QuicTuning {
   /** TLS options of connections that this side dials. */
   readonly tls?: TlsClientOptions | undefined;
-  /** TLS options of connections that this side accepts. */
+  /** TLS options of connections that this side accepts. Required for a transport that listens. */
   readonly serverTls?: TlsServerOptions | undefined;
 }
 
@@ -24,11 +24,13 @@ export type QuicBinding = (options: QuicBindingOptions) => Promise<Transport>;
 
 /**
  * Creates a QUIC binding that tries `bindings` in order, and uses the first available one. If all
- * of them are unavailable, it uses the TCP transport `tcp`. Each unavailable binding causes a
+ * of them are unavailable, it dials over the TCP transport `tcp`. Each unavailable binding causes a
  * warning with the reason and a remedy.
  *
- * TCP has no TLS. So if the options require verification of the peer, the binding never falls back
- * to TCP, and rejects with `Unavailable`.
+ * The binding rejects with `Unavailable`, instead of using TCP:
+ *
+ * - if the transport is to listen (`serverTls`), since a client that dials QUIC would not reach it
+ * - if `tls` requires verification of the peer, since TCP has no TLS
  *
  * @param warn prints one line. Default: `console.warn`, at most once per process for the same line
  */
@@ -51,7 +53,9 @@ export function withFallback(
       }
     }
     const reason = reasons.map(({ message }) => message).join("; ");
-    if (requiresTrust(options.tls ?? {}) || options.serverTls?.clientCa !== undefined) {
+    const unavailable = new VortexError("Unavailable", reason, { cause: reasons });
+    if (options.serverTls !== undefined) throw unavailable;
+    if (requiresTrust(options.tls ?? {})) {
       throw new VortexError(
         "Unavailable",
         `${reason}; cannot fall back to TCP: it has no TLS, and tls requires verification`,
@@ -61,20 +65,21 @@ export function withFallback(
       );
     }
     warn(`vortex-peer: ${reason}; using TCP instead of QUIC, without TLS`);
-    return substituteForQuic(tcp, reason);
+    return substituteForQuic(tcp, unavailable);
   };
 }
 
 /**
- * Wraps the TCP transport that is used instead of QUIC. Errors of the wrapped transport name the
- * reason for the fallback.
+ * Wraps the TCP transport that dials instead of QUIC. Errors of the wrapped transport name the
+ * reason for the fallback. It does not listen: its address would be taken for one of QUIC.
  */
-function substituteForQuic(tcp: Transport, reason: string): Transport {
+function substituteForQuic(tcp: Transport, unavailable: VortexError): Transport {
   return {
     protocol: tcp.protocol,
     insteadOf: "quic",
-    dial: (...args): Promise<Connection> => withFallbackReason(tcp.dial(...args), reason),
-    listen: (...args): Promise<Listener> => withFallbackReason(tcp.listen(...args), reason),
+    dial: (...args): Promise<Connection> =>
+      withFallbackReason(tcp.dial(...args), unavailable.message),
+    listen: (): Promise<Listener> => Promise.reject(unavailable),
   };
 }
 

@@ -306,8 +306,8 @@ export interface Transport {
   /** Protocol of the connections. */
   readonly protocol: "quic" | "tcp";
   /**
-   * Set to `quic` if QUIC was requested but is not available, and this transport replaces it.
-   * Otherwise absent.
+   * Set to `quic` if QUIC was requested but is not available, and this transport dials instead of
+   * it. Its `listen` rejects with `Unavailable`. Otherwise absent.
    */
   readonly insteadOf?: "quic";
   /**
@@ -323,7 +323,7 @@ export interface Transport {
   /**
    * Starts to listen at a local address; port 0 selects a free port. Rejects with `AddressInUse` if
    * the address is in use or does not belong to this host. Rejects with `InvalidArgument` if an
-   * option or the address is invalid.
+   * option or the address is invalid, and with `Unavailable` if the transport cannot listen.
    */
   listen(local: Address, options?: ListenOptions): Promise<Listener>;
   /**

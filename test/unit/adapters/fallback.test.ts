@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { type QuicBinding, withFallback } from "../../../adapters/shared/fallback.ts";
+import { tcpTransport } from "../../../adapters/tcp/transport.ts";
+import { runtimeApi } from "../../../entry/runtime-api.ts";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import { QuicDownloader } from "../../../src/client/vortex/downloader.ts";
 import { VortexError } from "../../../src/errors.ts";
@@ -46,12 +48,7 @@ describe("QUIC with fallbacks", () => {
     const store = new MemoryPieceStore();
     const content = seededBytes(1, 1000);
     store.putTask("ab".repeat(32), content);
-    await using server = await VortexServer.listen(
-      transport,
-      { host: "peer", port: 1 },
-      store,
-      runtime,
-    );
+    await using server = await VortexServer.listen(tcp, { host: "peer", port: 1 }, store, runtime);
     await using downloader = new QuicDownloader(
       async () => transport,
       downloaderSettings({}, runtime),
@@ -70,11 +67,37 @@ describe("QUIC with fallbacks", () => {
     assert.match(refused.message, /over TCP instead of QUIC.*run with --more/);
   });
 
+  it("never listens over TCP: clients would dial the address over QUIC", async () => {
+    const warnings: string[] = [];
+    const tcp = new MemoryTransport("tcp");
+    const binding = withFallback([["its own", missing]], tcp, (line) => warnings.push(line));
+    for (const serverTls of [{}, { clientCa: "PEM" }]) {
+      const { message } = await assertRejects(binding({ serverTls }), "Unavailable");
+      assert.equal(message, "no QUIC here: run with --more");
+    }
+    assert.deepEqual(warnings, []);
+    const substitute = await binding({ tls: { verify: false } });
+    const listening = substitute.listen({ host: "peer", port: 1 });
+    assert.match((await assertRejects(listening, "Unavailable")).message, /run with --more/);
+  });
+
+  it("startServer rejects with Unavailable and serves without quic", async () => {
+    const face = runtimeApi(withFallback([["its own", missing]], tcpTransport), assert.fail);
+    const store = new MemoryPieceStore();
+    const host = "127.0.0.1";
+    const { message } = await assertRejects(
+      face.startServer({ store, host, quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } }),
+      "Unavailable",
+    );
+    assert.match(message, /run with --more/);
+    await using server = await face.startServer({ store, host, tcp: { port: 0 } });
+    assert.deepEqual(Object.keys(server.addresses), ["tcp"]);
+  });
+
   for (const [what, options] of [
     ["a certificate authority", { tls: { ca: "PEM" } }],
     ["a fingerprint", { tls: { fingerprints: ["ab"] } }],
     ["a client certificate", { tls: { cert: "PEM", key: "PEM" } }],
-    ["clients' certificates", { serverTls: { clientCa: "PEM" } }],
   ] as const) {
     it(`rejects with Unavailable instead of using TCP when ${what} is required`, async () => {
       const binding = withFallback([["its own", missing]], new MemoryTransport("tcp"), () =>

@@ -6,11 +6,14 @@ import { join } from "node:path";
 import { Writable } from "node:stream";
 import { describe, it } from "node:test";
 import { fileIdentityStore } from "../../../adapters/files/identity-store.ts";
+import { type QuicBinding, withFallback } from "../../../adapters/shared/fallback.ts";
 import { selfSigned, serverIdentity } from "../../../adapters/shared/tls.ts";
+import { tcpTransport } from "../../../adapters/tcp/transport.ts";
 import { defaultIdentityFile, identityTls } from "../../../cli/identity.ts";
 import { runCli } from "../../../cli/program.ts";
 import type { Sdk } from "../../../cli/sdk.ts";
 import { parent, parseOptions, rate, size, taskRange } from "../../../cli/values.ts";
+import { runtimeApi } from "../../../entry/runtime-api.ts";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import { downloaderOptions } from "../../../src/client/configured.ts";
 import { parseConfig } from "../../../src/config/config.ts";
@@ -551,7 +554,8 @@ describe("vortex-peer serve", () => {
       const args = ["get", "--peer", "10.0.0.9:3", "--protocol", "grpc", "--task-id", sha256];
       assert.deepEqual((await run(sdk, args)).out.bytes, content);
       assert.deepEqual(await serving.end(), { code: 0, err: "" });
-      assert.equal((await run(sdk, [...args, "--content-length", "10000"])).code, 4);
+      const late = [...args, "--content-length", "10000", "--patience", "0"];
+      assert.equal((await run(sdk, late)).code, 4);
     }));
 
   it("serves files of the same content as one task, and lists all of them", () =>
@@ -698,34 +702,45 @@ describe("vortex-peer serve", () => {
       await serving.end();
     }));
 
-  it("serves without QUIC where it is unavailable, and reports that, unless an option requires QUIC", () =>
+  it("serves without QUIC where it is unavailable, says why once, and lists only true addresses", () =>
     inTempDir(async (dir) => {
       const path = join(dir, "file");
       await writeFile(path, content);
+      const missing: QuicBinding = () =>
+        Promise.reject(new VortexError("Unavailable", "no QUIC here"));
+      const { startServer } = runtimeApi(
+        withFallback([["its own", missing]], tcpTransport, assert.fail),
+        assert.fail,
+      );
       const memory = new MemorySdk();
       const sdk: Sdk = {
         createDownloader: (options) => memory.createDownloader(options),
         createDirectory: (options) => memory.createDirectory(options),
-        startServer: async (options) => {
-          if (options.quic !== undefined) throw new VortexError("Unavailable", "no QUIC here");
-          return memory.startServer(options);
-        },
+        startServer,
       };
-      const warning = "vortex-peer: Unavailable: no QUIC here\n";
-      const serving = await serve(sdk, [path, "--json"], warning);
+      const warning = "vortex-peer: serving without QUIC: no QUIC here\n";
+      const local = ["--no-identity", "--host", "127.0.0.1"];
+      const ports = [...local, "--tcp-port", "0", "--grpc-port", "0"];
+      const serving = await serve(sdk, [path, "--json", ...ports], warning);
       const { addresses, fingerprint } = JSON.parse(serving.out.text);
-      assert.deepEqual(
-        [addresses, fingerprint],
-        [{ tcp: "0.0.0.0:4005", grpc: "0.0.0.0:4000" }, undefined],
-      );
+      assert.deepEqual([Object.keys(addresses), fingerprint], [["tcp", "grpc"], undefined]);
       assert.deepEqual(await serving.end(), { code: 0, err: warning });
+      const text = await serve(sdk, [path, ...ports], warning);
+      assert.match(text.out.text, /^tcp {2}127\.0\.0\.1:\d+\ngrpc 127/m);
+      assert.doesNotMatch(text.out.text, /quic/);
+      assert.deepEqual(await text.end(), { code: 0, err: warning });
+      const { cert, key } = await selfSigned();
+      const [certFile, keyFile] = [join(dir, "cert.pem"), join(dir, "key.pem")];
+      await writeFile(certFile, cert);
+      await writeFile(keyFile, key);
       for (const asked of [
-        ["--quic-port", "4006"],
-        ["--no-tcp", "--no-grpc"],
-        ["--cert", path, "--key", path],
+        ["--quic-port", "0", ...ports],
+        ["--no-tcp", "--no-grpc", ...local],
+        ["--cert", certFile, "--key", keyFile, "--tcp-port", "0", "--no-grpc"],
       ]) {
         const { code, err, out } = await run(sdk, ["serve", path, ...asked]);
-        assert.deepEqual([code, err, out.text], [2, warning, ""]);
+        const failed = "vortex-peer: Unavailable: no QUIC here\n";
+        assert.deepEqual([code, err, out.text], [2, failed, ""]);
       }
     }));
 
