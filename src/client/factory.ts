@@ -82,8 +82,8 @@ export interface DownloaderOptions extends TransferOptions {
    */
   readonly auto?: AutoOptions | undefined;
   /**
-   * Called with each protocol that `auto` selects for a peer, and the reason. Exceptions of the
-   * callback are ignored. Default: none.
+   * Called with each protocol that `auto` selects or `hybrid` uses for a peer, and the reason.
+   * Exceptions of the callback are ignored. Default: none.
    */
   readonly onProtocol?: ((event: ProtocolEvent) => void) | undefined;
 }

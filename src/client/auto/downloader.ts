@@ -26,9 +26,15 @@ export interface PieceDownloadOptions extends Omit<PieceRequest, "addr"> {
 export interface ProtocolEvent {
   /** Address of the peer, `host:port`, where it serves the selected protocol. */
   readonly addr: string;
-  /** Selected protocol. Further requests to the peer use it until the selection ends. */
+  /**
+   * Selected protocol. Further requests to the peer use it until the selection ends. With `hybrid`,
+   * each protocol of a task is reported, at its first answer.
+   */
   readonly protocol: Protocol;
-  /** Reason for the selection, as one line of text. */
+  /**
+   * Reason for the selection, as one line of text. Names the protocols that may not be used with
+   * the peer, and why.
+   */
   readonly reason: string;
 }
 
@@ -88,7 +94,8 @@ export interface AutoContext {
   /** Lifetime of a selected protocol in ms, see {@link AutoOptions.expiry}. */
   readonly expiry: number;
   /**
-   * Called with each selection of a protocol for a peer. Exceptions of the callback are ignored.
+   * Called with each selection of a protocol for a peer, see {@link ProtocolEvent}. Exceptions of
+   * the callback are ignored.
    */
   readonly onProtocol: ((event: ProtocolEvent) => void) | undefined;
 }
@@ -100,7 +107,10 @@ export interface AutoContext {
 const DELAY_PER_LATENCY = 4;
 /** Minimum head start of a protocol before the next protocol is tried, in ms. */
 const MIN_DELAY_MS = 30;
-/** Maximum number of peers whose latency is recorded. Beyond it, the oldest record is deleted. */
+/**
+ * Maximum number of peers whose latency or protocols are recorded. Beyond it, the oldest record is
+ * deleted.
+ */
 const MAX_PEERS = 4096;
 /** Maximum number of times that one request changes to another protocol after a failure. */
 const MAX_PROTOCOL_CHANGES = 3;
@@ -127,6 +137,11 @@ export class AutoDownloader {
   readonly #negotiations = new Map<string, Promise<VortexError | undefined>>();
   /** Lowest latency of each peer, by {@link Peer.key}, in order of insertion. */
   readonly #latencies = new Map<string, Latency>();
+  /**
+   * Protocols that {@link downloadOver} has reported to `onProtocol`, by {@link Peer.key}, in order
+   * of insertion.
+   */
+  readonly #reported = new Map<string, Set<Protocol>>();
   #closed = false;
 
   constructor(context: AutoContext, settings: DownloaderSettings) {
@@ -169,15 +184,23 @@ export class AutoDownloader {
   }
 
   /**
-   * Requests a piece over `protocol`, whichever protocol is selected for the peer. Rejects like
-   * {@link PieceDownloader.downloadPiece}.
+   * Requests a piece over `protocol`, whichever protocol is selected for the peer. Reports the
+   * first answer over each protocol to `onProtocol`. Rejects like {@link
+   * PieceDownloader.downloadPiece}.
    */
   async downloadOver(protocol: Protocol, request: PieceDownloadOptions): Promise<Piece> {
-    return this.#request(
-      this.#peerOf(request.addr),
-      { protocol, reason: "used with others" },
-      request,
-    );
+    const peer = this.#peerOf(request.addr);
+    const reasons = ["hybrid uses every protocol that answers", ...leftOutTexts(peer)];
+    const selected = { protocol, reason: reasons.join("; ") };
+    try {
+      const piece = await this.#request(peer, selected, request);
+      this.#reportOnce(peer, selected);
+      return piece;
+    } catch (error) {
+      if (error instanceof VortexError && showsProtocol(error, this.#context.trust))
+        this.#reportOnce(peer, selected);
+      throw error;
+    }
   }
 
   /**
@@ -230,9 +253,8 @@ export class AutoDownloader {
       }),
     );
     try {
-      const excluded = peer.excluded.map((one) => `${one.protocol} is left out: ${one.reason}`);
       const { protocol, reason, answer } = await raceProtocols<Piece>({
-        excluded,
+        excluded: leftOutTexts(peer),
         candidates: peer.candidates,
         delay: this.#delayFor(peer),
         clock: this.#settings.runtime.clock,
@@ -255,8 +277,7 @@ export class AutoDownloader {
         onLost: (candidate) =>
           this.#downloaders.get(candidate)?.closeIdle?.(peer.addresses[candidate] ?? peer.name),
       });
-      // Any answer of the peer, even an error, shows that the protocol works with it.
-      if ("result" in answer || answer.error.kind === "remote" || answer.error.kind === "peer") {
+      if ("result" in answer || showsProtocol(answer.error, this.#context.trust)) {
         this.#selector.select(peer.key, { protocol, reason }, peer.candidates);
         this.#reportChoice(peer.key, { protocol, reason });
       }
@@ -346,8 +367,8 @@ export class AutoDownloader {
       ({ protocol }) => addresses[protocol] !== undefined,
     );
     if (candidates.length === 0) {
-      const reasons = excluded
-        .map(({ protocol, reason }) => `; ${protocol} is left out: ${reason}`)
+      const reasons = leftOutTexts({ excluded })
+        .map((text) => `; ${text}`)
         .join("");
       throw new VortexError(
         "InvalidArgument",
@@ -383,6 +404,17 @@ export class AutoDownloader {
     this.#latencies.set(key, { ...current, min: Math.min(current.min, sample) });
     const [oldest] = this.#latencies.keys();
     if (this.#latencies.size > MAX_PEERS && oldest !== undefined) this.#latencies.delete(oldest);
+  }
+
+  /** Reports a protocol of a peer, unless it was reported before. */
+  #reportOnce({ key }: Peer, selected: SelectedProtocol): void {
+    const reported = this.#reported.get(key) ?? new Set();
+    if (reported.has(selected.protocol)) return;
+    reported.add(selected.protocol);
+    this.#reported.set(key, reported);
+    const [oldest] = this.#reported.keys();
+    if (this.#reported.size > MAX_PEERS && oldest !== undefined) this.#reported.delete(oldest);
+    this.#reportChoice(key, selected);
   }
 
   #reportChoice(key: string, { protocol, reason }: SelectedProtocol): void {
@@ -425,6 +457,16 @@ function keyOf(addresses: PeerAddresses): string {
 
 function addressIn(key: string, protocol: Protocol): string {
   return key.split(" ")[KEY_ORDER.indexOf(protocol)] ?? "";
+}
+
+/** Explains for each protocol that may not be used with a peer why that is so. */
+function leftOutTexts({ excluded }: Pick<Peer, "excluded">): string[] {
+  return excluded.map(({ protocol, reason }) => `${protocol} is left out: ${reason}`);
+}
+
+/** Returns true if the error is an answer of the peer, which shows that it speaks the protocol. */
+function showsProtocol(error: VortexError, trust: PeerTrust): boolean {
+  return isAnswer(error, trust) && (error.kind === "remote" || error.kind === "peer");
 }
 
 /**

@@ -13,7 +13,7 @@ import type { TaskDirectory } from "../../../src/task/discovery.ts";
 import type { OperationStart, Telemetry } from "../../../src/telemetry.ts";
 import { type Address, formatAddress } from "../../../src/transport/address.ts";
 import { MemoryTransport } from "../../../src/transport/memory.ts";
-import { addressesOf, stockPorts } from "../../../src/transport/peer-address.ts";
+import { addressesOf, type PeerAddress, stockPorts } from "../../../src/transport/peer-address.ts";
 import type { Protocol } from "../../../src/transport/protocol.ts";
 import type { TlsClientOptions } from "../../../src/transport/tls.ts";
 import type { Connection, DialOptions, Transport } from "../../../src/transport/transport.ts";
@@ -461,6 +461,57 @@ describe("hybrid with a peer that announces its addresses", () => {
     await downloader.close();
     await settle();
     assert.equal(network.open, 0);
+  });
+});
+
+describe("hybrid and onProtocol", () => {
+  /** Downloads the task in pieces from `from`, and ignores a failure. */
+  async function download(
+    { downloader, clock }: Pick<Awaited<ReturnType<typeof peer>>, "downloader" | "clock">,
+    from: PeerAddress = addr,
+  ): Promise<void> {
+    const request = { taskId: piecesId, hostId: "me", parents: [{ addr: from }], ...plan };
+    const stream = downloader.streamTask(request, { patience: 0 });
+    const bytes = stream.bytes();
+    await clock.advanceUntil(bytes, 60_000, 100);
+    assert.deepEqual(await bytes, content);
+  }
+
+  it("reports each protocol of a parent once, at its first answer, in the form of auto", async () => {
+    const tested = await peer({}, { protocol: "hybrid" });
+    await download(tested);
+    await download(tested);
+    const sorted = tested.events.toSorted((one, other) => one.addr.localeCompare(other.addr));
+    const reason = "hybrid uses every protocol that answers";
+    assert.deepEqual(sorted, [
+      { addr: "peer.example:4000", protocol: "grpc", reason },
+      { addr: "peer.example:4005", protocol: "tcp", reason },
+      { addr: "peer.example:4006", protocol: "quic", reason },
+    ]);
+    await tested.downloader.close();
+  });
+
+  it("reports no protocol that the peer does not speak", async () => {
+    const tested = await peer(
+      { quic: "ProtocolNotSupported", grpc: "RemoteUnimplemented" },
+      { protocol: "hybrid" },
+    );
+    await download(tested);
+    assert.deepEqual(
+      tested.events.map(({ protocol }) => protocol),
+      ["tcp"],
+    );
+    await tested.downloader.close();
+  });
+
+  it("names the protocols that may not be used, and why", async () => {
+    const tested = await peer({}, { protocol: "hybrid", auto: { quicPeers: "known" } });
+    await download(tested, { quic: "peer.example:4006", tcp: "peer.example:4005" });
+    assert.equal(tested.events.length, 1);
+    const [event] = tested.events;
+    assert.equal(event?.protocol, "tcp");
+    assert.match(event?.reason ?? "", /^hybrid uses .*; quic is left out: the peer may be a stock/);
+    await tested.downloader.close();
   });
 });
 
