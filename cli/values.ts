@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { parseSize } from "../src/config/size.ts";
+import { expectedRate, parseRate, parseSize } from "../src/config/size.ts";
 import {
   duration,
   fingerprint,
@@ -69,11 +69,11 @@ export const size: Value<number> = parsed(
   parseSize,
 );
 
-/** Rate in bytes/s, at least 1: a {@link size} with or without `/s`. */
-export const rate: Value<number> = parsed("expected a rate, such as 50MB/s", (text) => {
-  const bytes = parseSize(text.replace(/\/s$/, ""));
-  return bytes === 0 ? undefined : bytes;
-});
+/** Rate in bytes/s, at least 1: a {@link size} with its unit, with or without `/s`. */
+export const rate: Value<number> = parsed(
+  (text) => expectedRate(withoutPerSecond(text), "/s"),
+  (text) => parseRate(withoutPerSecond(text)),
+);
 
 /** Byte range `A-B`, inclusive as in HTTP, or `A-` to the end. Parsed to an exclusive `end`. */
 export const byteRange: Value<ByteRange> = parsed(
@@ -185,17 +185,27 @@ function wholeNumber(schema: Value<number>): Value<number> {
 
 /**
  * Returns a schema that converts text with `parse`. A result of undefined or an error is invalid.
+ *
+ * @param expected description of the allowed values, or a function of the invalid text
  */
-function parsed<T>(expected: string, parse: (text: string) => T | undefined): Value<T> {
+function parsed<T>(
+  expected: string | ((text: string) => string),
+  parse: (text: string) => T | undefined,
+): Value<T> {
+  const describe = typeof expected === "string" ? () => expected : expected;
   return v.pipe(
-    v.string(expected),
+    v.string(({ input }) => describe(String(input))),
     v.rawTransform(({ dataset, addIssue, NEVER }) => {
       const value = attempt(parse, dataset.value);
       if (value !== undefined) return value;
-      addIssue({ message: expected });
+      addIssue({ message: describe(dataset.value) });
       return NEVER;
     }),
   );
+}
+
+function withoutPerSecond(rate: string): string {
+  return rate.replace(/\/s$/, "");
 }
 
 function parsePeer(text: string): string | undefined {

@@ -61,7 +61,7 @@ export interface ConfigProblem extends Problem {
  *   (`quic_port`). If both spellings are present, the spelling of stock Dragonfly has precedence.
  * - Older names are accepted: `storage.server.protocol` for `download.protocol`, and `rateLimit`
  *   for `bandwidthLimit`. If both names are present, the new name has precedence.
- * - Durations are text with a unit, such as `360s` or `1m30s`.
+ * - Durations and rates are text with a unit, such as `360s`, `1m30s` or `50MB`.
  *
  * Source of keys and defaults: dragonfly-client, `dragonfly-client-config/src/dfdaemon.rs`.
  *

@@ -40,15 +40,42 @@ export function parseSize(text: string): number | undefined {
 }
 
 /**
+ * Parses a rate and returns it in bytes/s. A rate is a size with a unit, such as `50MB`, see
+ * {@link parseSize}. Returns undefined for any other text, and for rates below 1 byte/s. A number
+ * without a unit could mean bytes or megabytes.
+ */
+export function parseRate(text: string): number | undefined {
+  const bytes = /[A-Za-z]$/.test(text) ? parseSize(text) : undefined;
+  return bytes === 0 ? undefined : bytes;
+}
+
+/**
+ * Formats what {@link parseRate} accepts in place of `value`, for an error message. If only the
+ * unit is missing, the examples have the number of `value`.
+ *
+ * @param suffix text after the unit in each example
+ */
+export function expectedRate(value: unknown, suffix: "" | "/s"): string {
+  const text = typeof value === "number" || typeof value === "string" ? String(value) : "";
+  const amount = /^[1-9][0-9]{0,14}$/.test(text) ? Number(text) : 50;
+  const examples =
+    amount < 1000
+      ? ["MB", "MiB", "B"].map((unit) => `${amount}${unit}${suffix}`)
+      : [`${formatSize(amount)}${suffix}`];
+  const list = examples.join(", ").replace(/, (\S+)$/, " or $1");
+  return `expected a rate with its unit, such as ${list}`;
+}
+
+/**
  * Formats a number of bytes as text that {@link parseSize} accepts. Uses the largest unit in which
- * the size is a whole number.
+ * the size is a whole number, at least `B`.
  */
 export function formatSize(bytes: number): string {
   for (const unit of outputUnits) {
     const size = units[unit.toLowerCase()] ?? 0;
     if (bytes > 0 && bytes % size === 0) return `${bytes / size}${unit}`;
   }
-  return String(bytes);
+  return `${bytes}B`;
 }
 
 function prefixed(prefix: string, power: number): Record<string, number> {

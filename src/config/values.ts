@@ -1,7 +1,7 @@
 import * as v from "valibot";
 import { VortexError } from "../errors.ts";
 import { parseDuration } from "./duration.ts";
-import { parseSize } from "./size.ts";
+import { expectedRate, parseRate } from "./size.ts";
 
 /**
  * Creates a schema that accepts an integer from `min` to `max`.
@@ -53,8 +53,8 @@ export const duration: v.GenericSchema<unknown, number> = durationUpTo(30);
 export const patience: v.GenericSchema<unknown, number> = patienceSchema();
 
 /**
- * Schema of a rate of at least 1 byte/s: a number, or text with a unit, such as `50MiB`. Outputs
- * bytes/s.
+ * Schema of a rate of at least 1 byte/s, such as `50MiB`. Outputs bytes/s. Accepts only text with a
+ * unit: a number without a unit could mean bytes or megabytes.
  */
 export const bandwidth: v.GenericSchema<unknown, number> = bandwidthSchema();
 
@@ -166,14 +166,12 @@ function patienceSchema(): v.GenericSchema<unknown, number> {
 }
 
 function bandwidthSchema(): v.GenericSchema<unknown, number> {
-  const expected =
-    "expected bytes a second, at least 1, as a number or with a unit, such as 50GB or 50GiB";
   return v.pipe(
-    v.union([v.string(), v.number()], expected),
-    v.rawTransform(({ dataset, addIssue, NEVER }) => {
-      const bytes = typeof dataset.value === "string" ? parseSize(dataset.value) : dataset.value;
-      if (Number.isSafeInteger(bytes) && bytes !== undefined && bytes >= 1) return bytes;
-      addIssue({ message: expected });
+    v.unknown(),
+    v.rawTransform(({ dataset: { value }, addIssue, NEVER }) => {
+      const bytes = typeof value === "string" ? parseRate(value) : undefined;
+      if (bytes !== undefined) return bytes;
+      addIssue({ message: expectedRate(value, "") });
       return NEVER;
     }),
   );

@@ -35,7 +35,7 @@ const duration = fc.oneof(
 const size = fc
   .tuple(
     fc.integer({ min: 1, max: 900 }),
-    fc.constantFrom(["", 1], ["kB", 1000], ["MiB", 1024 ** 2], ["GB", 1e9]),
+    fc.constantFrom(["B", 1], ["kB", 1000], ["MiB", 1024 ** 2], ["GB", 1e9]),
   )
   .map(([amount, [unit, bytes]]) => [`${amount}${unit}`, amount * Number(bytes)] as const);
 const range = fc
@@ -179,6 +179,7 @@ const optionalForGet = [
     "rateLimit",
     size.map(([text, bytes]) => [`${text}/s`, bytes]),
     "0",
+    "20",
     "fast",
     "5MB/h",
   ),

@@ -293,7 +293,7 @@ describe("the text of a configuration", () => {
       "download:",
       "  protocol: grpc",
       "  <<: [*a, *b]",
-      "upload: { <<: { bandwidthLimit: 5 } }",
+      "upload: { <<: { bandwidthLimit: 5B } }",
       "storage: { server: { tcpPort: 1 } }",
       "vortexPeer: { pool: { <<: { capacity: 7 } } }",
     ].join("\n");

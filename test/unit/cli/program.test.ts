@@ -129,7 +129,10 @@ describe("vortex-peer", () => {
         '--peer "10.0.0.7:4005,10.0.0.8:4005": expected host:port, such as 10.0.0.1:4006, or a ' +
           "comma-separated list of api=, quic=, tcp= and grpc= with host:port each",
       ],
-      [getFrom(peer, "--limit", "fast"), '--limit "fast": expected a rate, such as 50MB/s'],
+      [
+        getFrom(peer, "--limit", "fast"),
+        '--limit "fast": expected a rate with its unit, such as 50MB/s, 50MiB/s or 50B/s',
+      ],
       [getFrom(peer, "--range", "5"), '--range "5": expected A-B, A- or -N, such as 0-1023'],
       [
         getFrom(peer, "--range", "-5"),
@@ -166,7 +169,7 @@ describe("vortex-peer", () => {
       [["serve", "x", "--quic-port", "any"], '--quic-port "any": expected a port from 0 to 65535'],
       [
         ["serve", "x", "--upload-rate", "fast"],
-        '--upload-rate "fast": expected a rate, such as 50MB/s',
+        '--upload-rate "fast": expected a rate with its unit, such as 50MB/s, 50MiB/s or 50B/s',
       ],
       [["serve", "x", "y", "--task-id", taskId], "--task-id: expected one file, got 2"],
       [
@@ -285,7 +288,7 @@ describe("vortex-peer, failure reports", () => {
     const words = await run(failing("NotFound"), ["config", "--limit", "fast"]);
     assert.equal(
       words.err,
-      'vortex-peer: InvalidArgument: --limit "fast": expected a rate, such as 50MB/s\n',
+      'vortex-peer: InvalidArgument: --limit "fast": expected a rate with its unit, such as 50MB/s, 50MiB/s or 50B/s\n',
     );
     const stack = await run(failing("NotFound"), [
       "config",
@@ -949,7 +952,27 @@ describe("sizes and rates", () => {
     ]) {
       assert.throws(() => parseOptions(size, text), { code: "InvalidArgument" }, text);
     }
-    for (const text of ["0", "50MB/h", "/s"])
+    for (const text of ["0", "0MB/s", "50MB/h", "/s"])
       assert.throws(() => parseOptions(rate, text), { code: "InvalidArgument" });
+  });
+
+  it("refuse a rate without a unit in every option, and offer its number with a unit", async () => {
+    const message = (given: string): string =>
+      `"${given}": expected a rate with its unit, such as 20MB/s, 20MiB/s or 20B/s`;
+    const cases: [option: string, args: string[]][] = [
+      ["--limit", getFrom(peers.tcp)],
+      ["--limit", ["config"]],
+      ["--upload-rate", ["serve", "x"]],
+      ["--upload-rate", ["config"]],
+    ];
+    for (const [option, args] of cases) {
+      for (const given of ["20", "20/s"]) {
+        const { code, err } = await run(failing("NotFound"), [...args, option, given]);
+        const failed = `vortex-peer: InvalidArgument: ${option} ${message(given)}\n`;
+        assert.deepEqual([code, err], [2, failed]);
+      }
+    }
+    assert.equal(parseOptions(rate, "20B/s"), 20);
+    assert.equal(parseOptions(rate, "20MiB"), 20 * 2 ** 20);
   });
 });

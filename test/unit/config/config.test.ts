@@ -132,6 +132,30 @@ describe("parseConfig", () => {
     assert.equal(parseConfig(both).download.protocol, "grpc");
   });
 
+  it("refuses a rate without a unit, and offers its number with a unit", () => {
+    const cases: [limit: unknown, offered: string][] = [
+      [20, "20MB, 20MiB or 20B"],
+      ["20", "20MB, 20MiB or 20B"],
+      [999, "999MB, 999MiB or 999B"],
+      [50_000_000, "50MB"],
+      ["1048576", "1MiB"],
+      [12_345, "12345B"],
+      [1.5, "50MB, 50MiB or 50B"],
+    ];
+    for (const [limit, offered] of cases) {
+      const input = { download: { bandwidthLimit: limit } };
+      const message = `expected a rate with its unit, such as ${offered}`;
+      assert.throws(() => parseConfig(input), {
+        code: "InvalidArgument",
+        message: `download.bandwidthLimit ${JSON.stringify(limit)}: ${message}`,
+      });
+      for (const text of offered.split(/, | or /)) {
+        const { download } = parseConfig({ download: { bandwidthLimit: text } });
+        assert.equal(download.bandwidthLimit, parseSize(text));
+      }
+    }
+  });
+
   it("reads rate limits in bytes/s like stock Dragonfly, also under their old name", () => {
     const cases: [limit: unknown, bytes: number][] = [
       ["50GB", 50e9],
@@ -139,8 +163,8 @@ describe("parseConfig", () => {
       ["1.5 mib", 1.5 * 2 ** 20],
       ["10k", 10_000],
       ["10Ki", 10_240],
-      ["1000000", 1e6],
-      [1_000_000, 1e6],
+      ["1000000B", 1e6],
+      ["1b", 1],
     ];
     for (const [limit, bytes] of cases) {
       const config = parseConfig({
@@ -215,8 +239,7 @@ describe("parseConfig", () => {
     const port = "expected a port from 0 to 65535";
     const duration = "expected a duration from 1ms to 30d with its unit, such as 360s or 1m30s";
     const count = "expected an integer from 1 to 1024";
-    const limit =
-      "expected bytes a second, at least 1, as a number or with a unit, such as 50GB or 50GiB";
+    const limit = "expected a rate with its unit, such as 50MB, 50MiB or 50B";
     const prints = "expected a list of SHA-256 fingerprints";
     const address = "expected an IPv4 or IPv6 address";
     const cases: [input: unknown, message: string][] = [
@@ -391,7 +414,7 @@ describe("formatDuration and formatSize", () => {
     ]) {
       assert.equal(parseSize(formatSize(bytes)), bytes);
     }
-    assert.deepEqual([50e9, 50 * 2 ** 30, 999].map(formatSize), ["50GB", "50GiB", "999"]);
+    assert.deepEqual([50e9, 50 * 2 ** 30, 999].map(formatSize), ["50GB", "50GiB", "999B"]);
   });
 
   it("parseSize rejects anything but a number with a unit of bytes", () => {
