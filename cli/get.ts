@@ -234,7 +234,8 @@ async function fetchTask(
 }
 
 /**
- * Adds a hint to resume to the error's message when a partial file with verified pieces remains.
+ * Adds to the error's message that a partial file with verified pieces remains. Adds a hint to
+ * resume if the same command may succeed.
  */
 async function withResumeHint(
   error: VortexError,
@@ -246,8 +247,30 @@ async function withResumeHint(
   const opened = download.progress().totalBytes !== undefined;
   const kept = opened && (await stat(part).catch(() => undefined)) !== undefined;
   if (!kept) return error;
-  const message = `${error.message}; verified pieces are kept in ${part}, run the same command again to resume`;
-  return reworded(error, message);
+  const hint = mayResume(error) ? ", run the same command again to resume" : "";
+  return reworded(error, `${error.message}; verified pieces are kept in ${part}${hint}`);
+}
+
+/**
+ * Returns true if a rerun may succeed where the download failed with `error`. A peer with wrong
+ * bytes, without the task or without a common TLS setup would fail it again.
+ */
+function mayResume({ code, kind, cause }: VortexError): boolean {
+  // A task that ran out of parents has an array of their errors as its cause.
+  const reasons: readonly unknown[] = Array.isArray(cause) ? cause : [];
+  const errors = reasons.filter((reason) => reason instanceof VortexError);
+  if (errors.length > 0) return errors.some(mayResume);
+  switch (code) {
+    // The code of a killed peer too.
+    case "TruncatedContent":
+      return true;
+    case "HandshakeFailed":
+    case "ProtocolNotSupported":
+    case "Internal":
+      return false;
+    default:
+      return ["transport", "timeout", "aborted", "local"].includes(kind);
+  }
 }
 
 function reworded(error: VortexError, message: string): VortexError {

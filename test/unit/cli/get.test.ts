@@ -12,7 +12,7 @@ import type { Sdk } from "../../../cli/sdk.ts";
 import { downloaderOptions } from "../../../src/client/configured.ts";
 import type { PieceRequest } from "../../../src/client/downloader.ts";
 import { parseConfig } from "../../../src/config/config.ts";
-import { VortexError } from "../../../src/errors.ts";
+import { type ErrorCode, VortexError } from "../../../src/errors.ts";
 import type { TaskDownload } from "../../../src/task/task.ts";
 import {
   brokenPipe,
@@ -491,6 +491,52 @@ describe("vortex-peer get, with several protocols", () => {
 });
 
 describe("vortex-peer get, interrupted", () => {
+  for (const [resumes, codes] of [
+    [true, ["ConnectionRefused", "ConnectionLost", "Stalled", "TruncatedContent", "StorageFailed"]],
+    [
+      false,
+      [
+        ...["Internal", "HandshakeFailed", "ProtocolNotSupported", "LengthMismatch"],
+        ...["DigestMismatch", "PieceMismatch", "NotFound", "RemoteInvalidArgument"],
+        "InvalidArgument",
+      ],
+    ],
+  ] as const) {
+    const name = resumes ? "may succeed later" : "would fail again";
+    it(`advises to run the same command only after failures that ${name}`, () =>
+      inTempDir(async (dir) => {
+        await using real = await downloaderWithServer();
+        const runs = codes.map(async (code) => {
+          const sdk = faceWith((request, options) =>
+            request.number === 4
+              ? Promise.reject(new VortexError(code as ErrorCode, "as the test wants it"))
+              : real.downloadPiece(request, options),
+          );
+          const target = join(dir, code);
+          const { err } = await run(
+            sdk,
+            getFrom(peers.tcp, ...lengths, "--concurrency", "1", "--patience", "0", "-o", target),
+          );
+          assert.equal(existsSync(`${target}.part`), true);
+          const advice = resumes ? ", run the same command again to resume" : "";
+          const kept = `; verified pieces are kept in ${target}\\.part${advice}\n$`;
+          assert.match(err, new RegExp(`${code}.*${kept}`));
+        });
+        await Promise.all(runs);
+      }));
+  }
+
+  it("keeps no pieces that a wrong digest of the whole makes useless, and does not mention any", () =>
+    inTempDir(async (dir) => {
+      await using real = await downloaderWithServer();
+      const sdk = faceWith((request, options) => real.downloadPiece(request, options));
+      const wrong = ["--digest", `sha256:${"0".repeat(64)}`, "-o", join(dir, "task")];
+      const { code, err } = await run(sdk, getFrom(peers.tcp, ...lengths, ...wrong));
+      assert.equal(code, 6);
+      assert.match(err, /DigestMismatch: (?!.*(kept|again to resume))/);
+      assert.deepEqual(await readdir(dir), []);
+    }));
+
   it("keeps verified pieces, reports that, and resumes from them", () =>
     inTempDir(async (dir) => {
       await using real = await downloaderWithServer();
@@ -722,7 +768,7 @@ describe("vortex-peer get, progress", () => {
         [last?.type, last?.code, last?.exitCode],
         ["failed", "ProtocolViolation", 6],
       );
-      assert.match(String(last?.message), /run the same command again to resume$/);
+      assert.match(String(last?.message), /nonsense; verified pieces are kept in \S+\.part$/);
     });
   });
 
