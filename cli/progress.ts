@@ -77,9 +77,25 @@ function verifiedText(verified: Verified): string {
   }
 }
 
-/** Formats an error as one line: its code and message. */
-export function failureText({ code, message }: VortexError): string {
-  return `${code}: ${oneLine(inFlags(message))}`;
+/**
+ * Formats an error as one line: its code and message.
+ *
+ * @param parent address that the text around the error names already, and the error need not
+ */
+export function failureText({ code, message }: VortexError, parent?: string): string {
+  const text =
+    parent === undefined
+      ? message
+      : ["to", "at", "with"].reduce(
+          (shorter, word) => shorter.replace(` ${word} ${parent}: `, ": "),
+          message,
+        );
+  return `${code}: ${oneLine(inFlags(text))}`;
+}
+
+/** Formats the errors of a parent, after text that names the parent. */
+export function reasonsText(reasons: readonly VortexError[], parent: string): string {
+  return reasons.map((reason) => failureText(reason, parent)).join("; ");
 }
 
 /** Formats a count with its noun: `1 parent`, `2 parents`. */
@@ -140,6 +156,6 @@ function parentsInState(
 ): string[] {
   const listed = parents
     .filter((parent) => parent.state === state)
-    .map(({ parent, reasons }) => `${parent} (${reasons.map(failureText).join("; ")})`);
+    .map(({ parent, reasons }) => `${parent} (${reasonsText(reasons, parent)})`);
   return listed.length === 0 ? [] : [`${words}: ${listed.join(", ")}`];
 }

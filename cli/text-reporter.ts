@@ -3,7 +3,7 @@ import { oneLine } from "../src/errors.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../src/task/task.ts";
 import type { Protocol } from "../src/transport/protocol.ts";
 import { inFlags } from "./flag-words.ts";
-import { failureText, progressBar, progressText, summaryText } from "./progress.ts";
+import { failureText, progressBar, progressText, reasonsText, summaryText } from "./progress.ts";
 import type { Reporter } from "./reporter.ts";
 import { StatusLine } from "./status-line.ts";
 import type { TextOutput } from "./terminal.ts";
@@ -94,13 +94,13 @@ function eventText(event: TaskEvent): string | undefined {
     case "hedged":
       return `piece ${event.number} is slow, also requesting it from ${event.parent}`;
     case "piece-failed":
-      return `piece ${event.number} from ${sourceText(event)} failed: ${failureText(event.error)}`;
+      return `piece ${event.number} from ${sourceText(event)} failed: ${failureText(event.error, event.parent)}`;
     case "protocol-excluded":
-      return `leaving out ${sourceText(event)}: ${event.reasons.map(failureText).join("; ")}`;
+      return `leaving out ${sourceText(event)}: ${reasonsText(event.reasons, event.parent)}`;
     case "restarted":
       return `fetching pieces of ${event.parents.join(", ")} again: ${failureText(event.error)}`;
     case "parent-excluded":
-      return `leaving out ${event.parent}: ${event.reasons.map(failureText).join("; ")}`;
+      return `leaving out ${event.parent}: ${reasonsText(event.reasons, event.parent)}`;
     case "parent-restored":
       return `${sourceText(event)} is back`;
   }

@@ -35,9 +35,23 @@ const codes: Record<string, ErrorCode> = {
  * @param what the failed action, for the message, such as `cannot connect to 10.0.0.7:4001`
  */
 export function nativeError(error: unknown, fallback: ErrorCode, what: string): VortexError {
+  if (error instanceof VortexError) return error;
   return (
     permissionError(error, what) ??
-    VortexError.from(error, codes[systemCode(error)] ?? fallback, what)
+    new VortexError(codes[systemCode(error)] ?? fallback, `${what}: ${detailOf(error, what)}`, {
+      cause: error,
+    })
+  );
+}
+
+/** Returns the message of a native error, without an address that already ends `what`. */
+function detailOf(error: unknown, what: string): string {
+  const message = error instanceof Error ? error.message : String(error);
+  const address = what.slice(what.lastIndexOf(" ") + 1);
+  // Native messages have IPv6 addresses without brackets.
+  return [address, address.replace(/^\[(.*)\]:/, "$1:")].reduce(
+    (text, ending) => (text.endsWith(` ${ending}`) ? text.slice(0, -ending.length - 1) : text),
+    message,
   );
 }
 

@@ -1,5 +1,6 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { VortexError, withAddress } from "../errors.ts";
+import { attemptLabel, listFailures } from "../failure-list.ts";
 import type { Resolved } from "../resolved.ts";
 import type { Clock } from "../runtime.ts";
 import { iterateInOperation, type Operation } from "../telemetry.ts";
@@ -355,11 +356,13 @@ function isFulfilled(promise: Promise<unknown>): Promise<boolean> {
  * failures if these are the same, otherwise `Unreachable`.
  */
 function noOutlineError(taskId: string, failures: readonly VortexError[]): VortexError {
-  const reasons = failures
-    .map(({ addr, code, message }) => `${addr}: ${code}, ${message}`)
-    .join("; ");
   const [first] = failures;
   const isSameCode = first !== undefined && failures.every(({ code }) => code === first.code);
-  const message = `lengths of task ${taskId}: no parent reports them: ${reasons}`;
-  return new VortexError(isSameCode ? first.code : "Unreachable", message, { cause: failures });
+  const code = isSameCode ? first.code : "Unreachable";
+  const attempts = failures.map((error) => ({
+    error,
+    label: error.addr === undefined ? "" : attemptLabel(error.addr, undefined, error),
+  }));
+  const message = `lengths of task ${taskId}: no parent reports them: ${listFailures(attempts, code)}`;
+  return new VortexError(code, message, { cause: failures });
 }

@@ -1,4 +1,5 @@
 import { type ErrorCode, VortexError } from "../errors.ts";
+import { attemptLabel, listFailures } from "../failure-list.ts";
 import type { Protocol } from "../transport/protocol.ts";
 import type { RetryDecision } from "./retry-decision.ts";
 import { type LeftOut, type RouteIdentity, RouteState } from "./route.ts";
@@ -937,12 +938,6 @@ export class Scheduler {
    */
   #failure(what: string, mayBeAnnounced: boolean): VortexError {
     const routes = [...this.#routes.values()];
-    const descriptions = routes.map(({ id, isUsable, reasons }) => {
-      const last = reasons.at(-1);
-      if (last !== undefined)
-        return `${id}${isUsable ? " does not have it" : ""}: ${last.code}, ${last.message}`;
-      return `${id} does not have it`;
-    });
     const codes = new Set<ErrorCode>(
       routes.map(({ isUsable, reasons }) => (!isUsable && reasons.at(-1)?.code) || "NotFound"),
     );
@@ -953,7 +948,15 @@ export class Scheduler {
       : codes.size === 1 && sharedCode !== undefined
         ? sharedCode
         : "Unreachable";
-    const message = `${what}: ${descriptions.length === 0 ? "there is no parent" : descriptions.join("; ")}`;
+    const attempts = routes.map(({ id, parent, protocol, isUsable, reasons }) => {
+      const error = reasons.at(-1);
+      const fails = error !== undefined && !isUsable;
+      return {
+        error,
+        label: fails ? attemptLabel(parent, protocol, error) : `${id} does not have it`,
+      };
+    });
+    const message = `${what}: ${listFailures(attempts, code) || "there is no parent"}`;
     return new VortexError(code, message, { cause: routes.flatMap(({ reasons }) => reasons) });
   }
 

@@ -1,5 +1,6 @@
 /** Happy Eyeballs (RFC 8305): dials a host with several addresses, over any protocol. */
 import { abortedError, type ErrorCode, VortexError } from "../errors.ts";
+import { listFailures } from "../failure-list.ts";
 import type { Clock } from "../runtime.ts";
 import { type Address, formatAddress, isIPv6 } from "./address.ts";
 import { runStaggered, type Setback } from "./staggered-race.ts";
@@ -112,9 +113,8 @@ function allFailed(addr: string, setbacks: readonly Setback<string>[]): VortexEr
     informative.find((one) => errors.some((error) => error.code === one)) ??
     errors[0]?.code ??
     "Unreachable";
-  const each = failures
-    .map(({ address, error }) => `${address}: ${error.code}, ${error.message}`)
-    .join("; ");
+  const attempts = failures.map(({ address, error }) => ({ label: address, error }));
+  const each = listFailures(attempts, code);
   const message = `cannot connect to any of ${failures.length} addresses of ${addr}: ${each}`;
   return new VortexError(code, message, { cause: new AggregateError(errors, message), addr });
 }

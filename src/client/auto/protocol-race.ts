@@ -1,4 +1,5 @@
 import { VortexError } from "../../errors.ts";
+import { attemptLabel, listFailures } from "../../failure-list.ts";
 import type { Clock } from "../../runtime.ts";
 import type { Protocol } from "../../transport/protocol.ts";
 import { runStaggered, type Setback } from "../../transport/staggered-race.ts";
@@ -136,8 +137,11 @@ function allFailed(addr: string, failures: readonly Failure[]): VortexError {
   const mostSpecific =
     failures.find(({ error }) => !["Unavailable", "ProtocolNotSupported"].includes(error.code)) ??
     only;
-  const message = `no protocol works with ${addr}: ${failures.map(describe).join("; ")}`;
-  return new VortexError(mostSpecific?.error.code ?? "Unreachable", message, {
+  const code = mostSpecific?.error.code ?? "Unreachable";
+  const attempts = failures.map(({ protocol, error }) => ({ label: protocol, error }));
+  const isNamed = failures.some(({ error }) => attemptLabel(addr, undefined, error) === "");
+  const message = `no protocol works${isNamed ? "" : ` with ${addr}`}: ${listFailures(attempts, code)}`;
+  return new VortexError(code, message, {
     cause: failures.map(({ error }) => error),
     addr,
   });

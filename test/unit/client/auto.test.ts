@@ -69,7 +69,7 @@ describe("protocol auto with one peer", () => {
     const { message } = await assertRejects(fetch(), "ConnectionRefused");
     assert.match(
       message,
-      /no protocol works with peer\.example:4006: quic: .*; tcp: .*; grpc: RemoteUnimplemented/,
+      /^no protocol works: quic: .*peer\.example:4006.*; tcp: .*; grpc: RemoteUnimplemented, /,
     );
     assert.deepEqual(events, []);
     await downloader.close();
@@ -471,7 +471,7 @@ describe("hybrid and onProtocol", () => {
     from: PeerAddress = addr,
   ): Promise<void> {
     const request = { taskId: piecesId, hostId: "me", parents: [{ addr: from }], ...plan };
-    const stream = downloader.streamTask(request, { patience: 0 });
+    const stream = downloader.streamTask({ ...request, patience: 0 });
     const bytes = stream.bytes();
     await clock.advanceUntil(bytes, 60_000, 100);
     assert.deepEqual(await bytes, content);

@@ -327,7 +327,7 @@ describe("failures", () => {
       const { starts, wakeAt, failure: last } = step(scheduler, now);
       if (last !== undefined) {
         assert.equal(last.code, "ConnectionRefused");
-        assert.match(last.message, /piece 0 cannot be fetched: a: ConnectionRefused, as set/);
+        assert.match(last.message, /piece 0 cannot be fetched: a: as set/);
         assert.deepEqual(last.cause, a.reasons);
         break;
       }
@@ -815,10 +815,7 @@ describe("order and combinations", () => {
     }
     const last = step(scheduler, now + 100_000).failure;
     assert.equal(last?.code, "NotFound");
-    assert.match(
-      last?.message ?? "",
-      /piece 1 cannot be fetched: a does not have it: NotFound, as set/,
-    );
+    assert.match(last?.message ?? "", /piece 1 cannot be fetched: a does not have it: as set/);
   });
 });
 
