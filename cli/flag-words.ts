@@ -2,6 +2,7 @@
 const flags: readonly (readonly [option: RegExp, flag: string])[] = [
   [/\btls\.fingerprints\b/g, "--fingerprint"],
   [/\btls\.ca\b/g, "--ca"],
+  [/\bgrpc\.tls\b/g, "--grpc-tls"],
   // No flag sets this option, so the hint is removed.
   [/, or set auto\.quicPeers to "any"/g, ""],
 ];

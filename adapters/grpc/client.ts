@@ -26,6 +26,7 @@ import {
 import {
   alertMessage,
   alertOfErrorCode,
+  isNotTls,
   NO_APPLICATION_PROTOCOL,
   refusedCertificate,
 } from "../shared/tls-errors.ts";
@@ -363,7 +364,9 @@ function checkPeer(socket: TLSSocket, tls: TlsClientOptions, remote: Address): v
 }
 
 function dialError(error: unknown, addr: string, tls: TlsClientOptions | undefined): VortexError {
-  const alert = alertOfErrorCode(systemCode(error));
+  const nativeCode = systemCode(error);
+  if (isNotTls(nativeCode)) return noTls(addr, error);
+  const alert = alertOfErrorCode(nativeCode);
   if (alert === NO_APPLICATION_PROTOCOL) return noHttp2OverTls(addr, error);
   if (alert !== undefined)
     return new VortexError("HandshakeFailed", alertMessage(alert, true), { cause: error });
@@ -401,6 +404,13 @@ function noHttp2OverPlaintext(addr: string, cause?: unknown): VortexError {
   const message =
     `${addr} does not speak HTTP/2${detail}: check that it is the peer's gRPC port; ` +
     "a Vortex port needs protocol tcp or quic";
+  return new VortexError("ProtocolNotSupported", message, { cause });
+}
+
+function noTls(addr: string, cause: unknown): VortexError {
+  const message =
+    `${addr} does not speak TLS: check that it is the peer's gRPC port; serve gRPC there with ` +
+    "grpc.tls, or dial it without tls";
   return new VortexError("ProtocolNotSupported", message, { cause });
 }
 

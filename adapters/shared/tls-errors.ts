@@ -87,6 +87,14 @@ export function alertOfErrorCode(code: string): number | undefined {
 }
 
 /**
+ * Returns true if an error code of node:tls means that the peer sent something other than TLS. The
+ * code is the same in the TLS implementations of Node, Bun and Deno.
+ */
+export function isNotTls(code: string): boolean {
+  return code === "ERR_SSL_WRONG_VERSION_NUMBER" || code === "ERR_SSL_PACKET_LENGTH_TOO_LONG";
+}
+
+/**
  * Creates the `HandshakeFailed` error for a peer certificate that a binding's TLS implementation
  * rejected.
  *

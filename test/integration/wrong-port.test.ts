@@ -29,6 +29,24 @@ describe("Vortex over TCP, dialled at a gRPC port", () => {
 it("gRPC, dialled at a Vortex port, fails with an error that asks for the gRPC port", () =>
   assertMessage("grpc", { tcp: { port: 0 } }, /does not speak HTTP\/2.*gRPC port/));
 
+it("gRPC over TLS, dialled at a port in the clear, says that the peer does not speak TLS there", async () => {
+  const server = await startServer({ host: "127.0.0.1", store, grpc: { port: 0 } });
+  const { grpc } = server.addresses;
+  assert.ok(grpc !== undefined);
+  const addr = formatAddress(grpc);
+  const request = { addr, hostId: "me", taskId, number: 0 };
+  const tls = { fingerprints: ["ab".repeat(32)] };
+  await using downloader = createDownloader({ protocol: "grpc", tls });
+  try {
+    const failed = await assertRejects(downloader.downloadPiece(request), "ProtocolNotSupported");
+    assert.match(failed.message, new RegExp(`^${addr} does not speak TLS: .*grpc\\.tls`));
+    assert.doesNotMatch(failed.message, /ssl|wrong version|InvalidContentType/i);
+    assert.ok(failed.cause instanceof Error && /version/i.test(failed.cause.message));
+  } finally {
+    await server.close({ grace: 0 });
+  }
+});
+
 async function assertMessage(
   protocol: "tcp" | "grpc",
   ports: Pick<StorageServerOptions, "tcp" | "grpc">,
