@@ -59,19 +59,24 @@ export function addFetchOptions(command: Command): Command {
     )
     .option(
       "--tls",
-      "use TLS for gRPC and the Dragonfly API; with --protocol grpc implied by --ca, --fingerprint, --insecure",
+      "grpc and the Dragonfly API: use TLS (default: in the clear, like dfdaemon); with --protocol " +
+        "grpc implied by --ca, --fingerprint and --insecure",
     )
     .option(
       "--ca <file>",
-      "quic, grpc: trust the certificate authorities in this PEM file; auto and hybrid then exclude tcp",
+      "quic, grpc: trust the certificate authorities in this PEM file (default: those of the " +
+        "runtime); auto and hybrid then use QUIC, and no TCP",
     )
     .option(
       "--fingerprint <hex...>",
-      "quic, grpc: trust the certificate with this SHA-256, as printed by `serve`; auto and hybrid then exclude tcp",
+      "quic, grpc: trust the certificate with this SHA-256, 64 hex digits with or without colons, " +
+        "as printed by `serve`; repeatable (default: trust by authority); auto and hybrid then use " +
+        "QUIC, and no TCP",
     )
     .option(
       "--insecure",
-      "quic, grpc: accept any certificate, like dfdaemon; auto and hybrid may still use tcp",
+      "quic, grpc: accept any certificate, like dfdaemon (default: check it); not with --ca or " +
+        "--fingerprint; auto and hybrid then use TCP and gRPC, and no QUIC",
     )
     .option("--connect-timeout <duration>", "timeout for connecting (default: 2s)")
     .option("--piece-timeout <duration>", "timeout for one piece (default: 360s)")

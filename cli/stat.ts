@@ -55,13 +55,24 @@ export function addStatCommand(program: Command, environment: CliEnvironment): v
       "peer, with the port of its Dragonfly API (4000 for dfdaemon)",
     );
   addConfigOption(addTaskOptions(command))
-    .option("--tls", "use gRPC over TLS; implied by --ca, --fingerprint and --insecure")
-    .option("--ca <file>", "trust the certificate authorities in this PEM file")
+    .option(
+      "--tls",
+      "use gRPC over TLS (default: in the clear, like dfdaemon); implied by --ca, --fingerprint and " +
+        "--insecure",
+    )
+    .option(
+      "--ca <file>",
+      "trust the certificate authorities in this PEM file (default: those of the runtime)",
+    )
     .option(
       "--fingerprint <hex...>",
-      "trust the certificate with this SHA-256, as printed by `serve`",
+      "trust the certificate with this SHA-256, 64 hex digits with or without colons, as printed " +
+        "by `serve`; repeatable (default: trust by authority)",
     )
-    .option("--insecure", "accept any certificate, like dfdaemon")
+    .option(
+      "--insecure",
+      "accept any certificate, like dfdaemon (default: check it); not with --ca or --fingerprint",
+    )
     .option("--connect-timeout <duration>", "timeout for connecting (default: 2s)")
     .option("--stall-timeout <duration>", "timeout without a response (default: 30s)")
     .option("--listen <duration>", "stop after this time without a new piece", "1s")

@@ -80,6 +80,21 @@ describe("vortex-peer", () => {
     assert.match(bare.err, /^Usage: vortex-peer /);
   });
 
+  it("says in the help of each trust option what applies without it", async () => {
+    for (const command of ["get", "piece", "stat"]) {
+      const { out } = await run(failing("Internal"), [command, "--help"]);
+      const help = out.text.replaceAll(/\s+/g, " ");
+      for (const fallback of [
+        "in the clear, like dfdaemon",
+        "those of the runtime",
+        "trust by authority",
+        "check it",
+      ]) {
+        assert.ok(help.includes(`(default: ${fallback})`), `${command}: ${fallback}`);
+      }
+    }
+  });
+
   it("reports misuse in one line that names the option, and exits with 2", async () => {
     const peer = "10.0.0.7:4005";
     const cases: [args: string[], message: string][] = [
