@@ -23,8 +23,8 @@ export async function runProcess(loadSdk: CliEnvironment["loadSdk"]): Promise<ne
     loadSdk,
     ...(reloadsOnHangup() && { onHangup }),
   };
-  // Unreferenced handles do not keep the process alive. Node exits with code 13 when only such
-  // remain.
+  // A command may wait with nothing but unreferenced handles, such as timers of a closing server.
+  // Without this timer, Node then exits with code 13, in the middle of the command.
   const keepAlive = setInterval(() => {}, KEEP_ALIVE_INTERVAL_MS);
   const code = await runCli(process.argv.slice(2), environment);
   clearInterval(keepAlive);

@@ -724,6 +724,23 @@ describe("vortex-peer in processes", () => {
       }),
   );
 
+  it(
+    "stays alive until the server is closed, though it has only unreferenced handles",
+    testOptions,
+    () =>
+      inTempDir(async (dir) => {
+        const source = join(dir, "source");
+        await writeFile(source, "content");
+        const program = join(root, "test/support/unreferenced-server.ts");
+        const args = ["serve", source, "--json", "--no-quic", "--no-grpc"];
+        const serving = startProgram([...runner, program, ...args]);
+        assert.match(await serving.line(), /"addresses"/);
+        serving.kill("SIGTERM");
+        const { code, err } = await serving.ended;
+        assert.deepEqual([code, err], [0, "closed\n"]);
+      }),
+  );
+
   it("prints help and errors, and exits with documented codes", testOptions, async () => {
     const help = await run(["get", "--help"]).exit;
     assert.deepEqual([help.code, help.err], [0, ""]);
