@@ -504,10 +504,10 @@ describe("vortex-peer get, interrupted", () => {
       inTempDir(async (dir) => {
         await using real = await downloaderWithServer();
         const runs = codes.map(async (code) => {
-          const sdk = faceWith((request, options) =>
+          const sdk = faceWith((request) =>
             request.number === 4
               ? Promise.reject(new VortexError(code as ErrorCode, "as the test wants it"))
-              : real.downloadPiece({ ...request, ...options }),
+              : real.downloadPiece(request),
           );
           const target = join(dir, code);
           const { err } = await run(
@@ -526,7 +526,7 @@ describe("vortex-peer get, interrupted", () => {
   it("keeps no pieces that a wrong digest of the whole makes useless, and does not mention any", () =>
     inTempDir(async (dir) => {
       await using real = await downloaderWithServer();
-      const sdk = faceWith((request, options) => real.downloadPiece({ ...request, ...options }));
+      const sdk = faceWith((request) => real.downloadPiece(request));
       const wrong = ["--digest", `sha256:${"0".repeat(64)}`, "-o", join(dir, "task")];
       const { code, err } = await run(sdk, getFrom(peers.tcp, ...lengths, ...wrong));
       assert.equal(code, 6);
