@@ -1,5 +1,5 @@
 import type { ProtocolEvent } from "../src/client/auto/downloader.ts";
-import { VortexError } from "../src/errors.ts";
+import type { VortexError } from "../src/errors.ts";
 import type { TaskEvent, TaskProgress, TaskReport } from "../src/task/task.ts";
 import { inFlags } from "./flag-words.ts";
 import type { Reporter } from "./reporter.ts";
@@ -26,10 +26,11 @@ export const jsonHelp: string = [
   "  restarted          parents, error: pieces from these parents are fetched again",
   "  done               last line on success: bytes, pieces, resumedBytes, resumedPieces, verified,",
   "                     duration, parents",
-  "  failed             last line on failure, also for an invalid option: code, kind, message, addr,",
+  "  failed             last line on failure, also for an invalid option: the fields of an error,",
   "                     exitCode",
   "Sizes are in bytes, times in ms, rates in bytes/s. A parent has parent, state (active, waiting,",
-  "excluded), rate, bytes, pieces, errors and reasons. An error has code, kind, message and addr.",
+  "excluded), rate, bytes, pieces, errors and reasons. An error has name, code, kind, message, addr",
+  "and cause.",
   "verified has level (whole, pieces, none), and for whole also digest and by (caller, parents).",
   "Later versions may add types and fields. Objects go to standard output if the content goes to a",
   "file, else to standard error.",
@@ -66,26 +67,24 @@ export class JsonReporter implements Reporter {
   }
 
   async done(report: TaskReport): Promise<void> {
-    await writeLine(this.#output, jsonLine({ type: "done", ...report }, withErrors));
+    await writeLine(this.#output, jsonLine({ type: "done", ...report }, withFlags));
   }
 
   failed(): void {}
 
   #write(value: object): void {
-    writeLine(this.#output, jsonLine(value, withErrors)).catch(this.#onFailure);
+    writeLine(this.#output, jsonLine(value, withFlags)).catch(this.#onFailure);
   }
 }
 
 /** Formats the `failed` object, which a failed command prints last. */
 export function failedLine(error: VortexError, exitCode: number): string {
-  return jsonLine({ type: "failed", ...describe(error), exitCode });
+  return jsonLine({ type: "failed", ...error.toJSON(), exitCode }, withFlags);
 }
 
-function withErrors(key: string, value: unknown): unknown {
-  if (key === "reason" && typeof value === "string") return inFlags(value);
-  return value instanceof VortexError ? describe(value) : value;
-}
-
-function describe({ code, kind, message, addr }: VortexError): object {
-  return { code, kind, message: inFlags(message), addr };
+/** Replaces names of library options by flags, in the messages of errors and in reasons. */
+function withFlags(key: string, value: unknown): unknown {
+  return (key === "reason" || key === "message") && typeof value === "string"
+    ? inFlags(value)
+    : value;
 }

@@ -27,7 +27,7 @@ import { version } from "./version.ts";
 const failureHelp: string = [
   "A failure is reported as one line on standard error. With --json it is one object instead, on the",
   "stream of the other objects:",
-  '  {"type":"failed", code, kind, message, addr, exitCode}',
+  '  {"type":"failed", name, code, kind, message, addr, cause, exitCode}',
 ].join("\n");
 
 /** Description of the environment variables, for `--help`. */

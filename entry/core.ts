@@ -52,6 +52,7 @@ export {
   type ErrorKind,
   errorCodes,
   VortexError,
+  type VortexErrorJson,
   type VortexErrorOptions,
 } from "../src/errors.ts";
 export {

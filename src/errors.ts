@@ -165,7 +165,12 @@ export interface VortexErrorOptions {
  * ```
  */
 export class VortexError extends Error {
-  override readonly name = "VortexError";
+  /**
+   * `AbortError` for the code `Aborted`, `TimeoutError` for every error of kind `timeout`,
+   * otherwise `VortexError`. An abort by `AbortSignal.timeout` has the code `Aborted` and the name
+   * `TimeoutError`. To recognise an error of this library, use `instanceof`.
+   */
+  override readonly name: "VortexError" | "AbortError" | "TimeoutError";
   /** Code that names the failure. */
   readonly code: ErrorCode;
   /**
@@ -184,6 +189,12 @@ export class VortexError extends Error {
     this.code = code;
     this.kind = kinds[code];
     this.addr = options.addr;
+    this.name =
+      this.kind === "timeout" || (code === "Aborted" && isTimeout(options.cause))
+        ? "TimeoutError"
+        : code === "Aborted"
+          ? "AbortError"
+          : "VortexError";
   }
 
   /**
@@ -202,6 +213,93 @@ export class VortexError extends Error {
       ...(addr !== undefined && { addr }),
     });
   }
+
+  /**
+   * Returns a plain object for `JSON.stringify`, with the causes. Never throws. Omits `addr` and
+   * `cause` if they are undefined. Describes at most eight levels of causes, and 1,000 objects in
+   * total; replaces the others, and cycles, by a text.
+   */
+  toJSON(): VortexErrorJson {
+    return plainError(this, [], { left: MAX_JSON_OBJECTS }) as unknown as VortexErrorJson;
+  }
+}
+
+/** Form of a {@link VortexError} in JSON, see {@link VortexError.toJSON}. */
+export interface VortexErrorJson {
+  /** Name of the error, see {@link VortexError.name}. */
+  readonly name: string;
+  /** Code that names the failure. */
+  readonly code: ErrorCode;
+  /** Category of the failure. */
+  readonly kind: ErrorKind;
+  /** One line of text for people. */
+  readonly message: string;
+  /** Address of the peer, in the form `host:port`. Absent if the error has none. */
+  readonly addr?: string;
+  /**
+   * Cause of the error. An error of this library has this form. Any other error has `name` and
+   * `message`, and `code` and `cause` if it has them. An `AggregateError` also has `errors`, an
+   * array. Other values are JSON values; a bigint is text. Absent if the error has no cause.
+   */
+  readonly cause?: unknown;
+}
+
+/** Maximum number of nested causes in the JSON form of an error. */
+const MAX_JSON_DEPTH = 8;
+/** Maximum number of objects in the JSON form of an error. */
+const MAX_JSON_OBJECTS = 1000;
+
+/** Returns true if `reason` is the abort reason of `AbortSignal.timeout`. */
+function isTimeout(reason: unknown): boolean {
+  return reason instanceof DOMException && reason.name === "TimeoutError";
+}
+
+/**
+ * Converts an error to a plain object, see {@link VortexErrorJson}.
+ *
+ * @param outer errors and objects that contain `error`, from the outermost one
+ * @param budget number of objects that may still be added to the result
+ */
+function plainError(
+  error: Error,
+  outer: readonly object[],
+  budget: { left: number },
+): Record<string, unknown> {
+  const within = [...outer, error];
+  const part = (read: () => unknown): unknown => {
+    try {
+      return plainValue(read(), within, budget);
+    } catch {
+      // The property of a native error has a getter that throws.
+      return "[unreadable]";
+    }
+  };
+  const plain: Record<string, unknown> = {};
+  for (const field of error instanceof VortexError ? VORTEX_FIELDS : NATIVE_FIELDS) {
+    const value = part(() => Reflect.get(error, field));
+    if (value !== undefined) plain[field] = value;
+  }
+  return plain;
+}
+
+const VORTEX_FIELDS = ["name", "code", "kind", "message", "addr", "cause"] as const;
+const NATIVE_FIELDS = ["name", "code", "message", "cause", "errors"] as const;
+
+/** Converts any value to one that `JSON.stringify` accepts. Copies objects. */
+function plainValue(value: unknown, outer: readonly object[], budget: { left: number }): unknown {
+  if (typeof value === "bigint" || typeof value === "symbol" || typeof value === "function")
+    return String(value);
+  if (typeof value !== "object" || value === null) return value;
+  if (outer.includes(value)) return "[cycle]";
+  if (outer.length > MAX_JSON_DEPTH || budget.left-- <= 0) return "[omitted]";
+  if (value instanceof Error) return plainError(value, outer, budget);
+  const within = [...outer, value];
+  if (Array.isArray(value)) return value.map((item) => plainValue(item, within, budget));
+  const prototype: unknown = Object.getPrototypeOf(value);
+  if (prototype !== Object.prototype && prototype !== null) return String(value);
+  return Object.fromEntries(
+    Object.entries(value).map(([name, item]) => [name, plainValue(item, within, budget)]),
+  );
 }
 
 /**

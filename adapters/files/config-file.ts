@@ -149,7 +149,8 @@ function syntaxError(
       code === "MULTIPLE_DOCS" ? "expected one document" : message.slice(0, MAX_REASON_LENGTH);
     return `${file}:${lines.linePos(pos[0]).line}: ${reason}`;
   });
-  return new VortexError("InvalidArgument", lineErrors.join("\n"), { cause: errors[0] });
+  const text = lineErrors.join("\n");
+  return new VortexError("InvalidArgument", text, { cause: new AggregateError(errors, text) });
 }
 
 /**

@@ -53,15 +53,14 @@ export function withFallback(
       }
     }
     const reason = reasons.map(({ message }) => message).join("; ");
-    const unavailable = new VortexError("Unavailable", reason, { cause: reasons });
+    const cause = new AggregateError(reasons, reason);
+    const unavailable = new VortexError("Unavailable", reason, { cause });
     if (options.serverTls !== undefined) throw unavailable;
     if (requiresTrust(options.tls ?? {})) {
       throw new VortexError(
         "Unavailable",
         `${reason}; cannot fall back to TCP: it has no TLS, and tls requires verification`,
-        {
-          cause: reasons,
-        },
+        { cause },
       );
     }
     warn(`vortex-peer: ${reason}; using TCP instead of QUIC, without TLS`);

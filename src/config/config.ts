@@ -1,8 +1,8 @@
-import { VortexError } from "../errors.ts";
+import type { VortexError } from "../errors.ts";
 import { type ConfigKey, configKeys, keys, ownKeys, ownSection, type ValueOf } from "./keys.ts";
 import type { Config } from "./sections.ts";
 import { unusedKeys } from "./unused.ts";
-import { check, isSection, type Problem, show, valueAt } from "./values.ts";
+import { check, isSection, type Problem, problemsError, show, valueAt } from "./values.ts";
 
 export type { Config, MutualTlsFiles } from "./sections.ts";
 
@@ -66,7 +66,8 @@ export interface ConfigProblem extends Problem {
  * Source of keys and defaults: dragonfly-client, `dragonfly-client-config/src/dfdaemon.rs`.
  *
  * @throws `InvalidArgument` if any value is invalid. Its message lists each invalid key, its value
- * and the allowed values. Its cause is an array of {@link ConfigProblem}.
+ * and the allowed values. Its cause is an `AggregateError`: each of its `errors` is a `VortexError`
+ * whose cause is a {@link ConfigProblem}.
  *
  * @example
  * ```ts
@@ -172,9 +173,7 @@ function describeProblem({ path, value, expected, source }: ConfigProblem): stri
 
 function failure(problems: readonly ConfigProblem[]): VortexError {
   const separator = problems.some(({ source }) => source !== undefined) ? "\n" : "; ";
-  return new VortexError("InvalidArgument", problems.map(describeProblem).join(separator), {
-    cause: problems,
-  });
+  return problemsError(problems, describeProblem, separator);
 }
 
 /**

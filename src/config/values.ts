@@ -96,7 +96,7 @@ export interface Problem {
  *
  * @param nameOf formats the path of an invalid value for the error message
  * @throws `InvalidArgument` if any value is invalid. Its message lists every invalid key, its value
- * and the allowed values. Its cause is an array of {@link Problem}.
+ * and the allowed values. Its cause is that of {@link problemsError}.
  */
 export function parseValues<T>(
   schema: v.GenericSchema<unknown, T>,
@@ -105,11 +105,31 @@ export function parseValues<T>(
 ): T {
   const checked = check(schema, input, []);
   if ("value" in checked) return checked.value;
-  const { problems } = checked;
-  const message = problems
-    .map(({ path, value, expected }) => `${nameOf(path)} ${show(value)}: ${expected}`)
-    .join("; ");
-  throw new VortexError("InvalidArgument", message, { cause: problems });
+  throw problemsError(
+    checked.problems,
+    ({ path, value, expected }) => `${nameOf(path)} ${show(value)}: ${expected}`,
+    "; ",
+  );
+}
+
+/**
+ * Creates the `InvalidArgument` error for invalid values. Its cause is an `AggregateError` with one
+ * `VortexError` per problem, whose cause is the {@link Problem}.
+ *
+ * @param separator text between the descriptions in the message of the error
+ */
+export function problemsError<P extends Problem>(
+  problems: readonly P[],
+  describe: (problem: P) => string,
+  separator: string,
+): VortexError {
+  const errors = problems.map(
+    (problem) => new VortexError("InvalidArgument", describe(problem), { cause: problem }),
+  );
+  const message = errors.map((error) => error.message).join(separator);
+  return new VortexError("InvalidArgument", message, {
+    cause: new AggregateError(errors, message),
+  });
 }
 
 /**

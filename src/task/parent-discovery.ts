@@ -364,5 +364,5 @@ function noOutlineError(taskId: string, failures: readonly VortexError[]): Vorte
     label: error.addr === undefined ? "" : attemptLabel(error.addr, undefined, error),
   }));
   const message = `lengths of task ${taskId}: no parent reports them: ${listFailures(attempts, code)}`;
-  return new VortexError(code, message, { cause: failures });
+  return new VortexError(code, message, { cause: new AggregateError(failures, message) });
 }

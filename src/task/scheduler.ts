@@ -957,7 +957,8 @@ export class Scheduler {
       };
     });
     const message = `${what}: ${listFailures(attempts, code) || "there is no parent"}`;
-    return new VortexError(code, message, { cause: routes.flatMap(({ reasons }) => reasons) });
+    const errors = routes.flatMap(({ reasons }) => reasons);
+    return new VortexError(code, message, { cause: new AggregateError(errors, message) });
   }
 
   /**

@@ -136,7 +136,7 @@ export interface TaskDownloadOptions extends TaskStreamOptions {
  * - `Aborted`: the signal aborted
  * - `Closed`: the downloader was closed
  * - if all parents failed: the code of their errors, or `Unreachable` if the codes differ. The
- *   message contains the error of every parent, and `cause` has their errors.
+ *   message contains the error of every parent, and `cause` is an `AggregateError` of them.
  */
 export interface TaskDownload extends Promise<TaskReport> {
   /**

@@ -72,6 +72,29 @@ describe("VortexError", () => {
     );
   });
 
+  it("has the name of an abort or a timeout, like errors of fetch", async () => {
+    for (const [kind, those] of Object.entries(codes))
+      for (const code of those) {
+        const name =
+          kind === "timeout" ? "TimeoutError" : kind === "aborted" ? "AbortError" : "VortexError";
+        assert.equal(new VortexError(code, "x").name, name, code);
+      }
+    const { signal } = new AbortController();
+    assert.equal(abortedError(AbortSignal.abort(), "x").name, "AbortError");
+    assert.equal(abortedError(AbortSignal.abort("enough"), "x").name, "AbortError");
+    assert.equal(abortedError(signal, "x").name, "AbortError");
+    const late = AbortSignal.timeout(1);
+    await new Promise((resolve) => late.addEventListener("abort", resolve));
+    const error = abortedError(late, "x");
+    assert.deepEqual([error.name, error.code, error.kind], ["TimeoutError", "Aborted", "aborted"]);
+    const elsewhere = withAddress(error, "a:1");
+    assert.deepEqual([elsewhere.name, elsewhere.addr], ["TimeoutError", "a:1"]);
+    assert.ok(error instanceof VortexError);
+    // Only an abort takes the name of its reason.
+    const lost = new VortexError("ConnectionLost", "x", { cause: late.reason });
+    assert.equal(lost.name, "VortexError");
+  });
+
   it("has no cause property when there is no cause", () => {
     assert.equal(Object.hasOwn(new VortexError("Closed", "x"), "cause"), false);
     assert.equal(new VortexError("Closed", "x").addr, undefined);

@@ -156,8 +156,8 @@ export class AutoDownloader {
 
   /**
    * Requests a piece, see {@link PieceDownloader.downloadPiece}. If no protocol works, rejects with
-   * an error whose message lists the error of each protocol. Its `cause` is the array of these
-   * errors.
+   * an error whose message lists the error of each protocol. Its `cause` is an `AggregateError` of
+   * these errors.
    */
   async downloadPiece(request: PieceDownloadOptions): Promise<Piece> {
     const { signal } = request;

@@ -142,7 +142,10 @@ function allFailed(addr: string, failures: readonly Failure[]): VortexError {
   const isNamed = failures.some(({ error }) => attemptLabel(addr, undefined, error) === "");
   const message = `no protocol works${isNamed ? "" : ` with ${addr}`}: ${listFailures(attempts, code)}`;
   return new VortexError(code, message, {
-    cause: failures.map(({ error }) => error),
+    cause: new AggregateError(
+      failures.map(({ error }) => error),
+      message,
+    ),
     addr,
   });
 }

@@ -758,7 +758,13 @@ describe("vortex-peer get, progress", () => {
         type: "piece-failed",
         number: 4,
         parent: peers.tcp,
-        error: { code: "ProtocolViolation", kind: "peer", message: "nonsense", addr: peers.tcp },
+        error: {
+          name: "VortexError",
+          code: "ProtocolViolation",
+          kind: "peer",
+          message: "nonsense",
+          addr: peers.tcp,
+        },
       });
       const last = objects.at(-1);
       assert.deepEqual(
@@ -831,8 +837,8 @@ describe("vortex-peer get, progress", () => {
           assert.equal(other, "");
           const [object, ...more] = parse(text);
           assert.deepEqual(more, []);
-          const { message: reported, ...rest } = object ?? {};
-          assert.deepEqual(rest, { type: "failed", code, kind, exitCode });
+          const { message: reported, cause: _, ...rest } = object ?? {};
+          assert.deepEqual(rest, { type: "failed", name: "VortexError", code, kind, exitCode });
           assert.match(String(reported), message);
           assert.equal(ran.code, exitCode);
         }

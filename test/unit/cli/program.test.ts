@@ -294,8 +294,9 @@ describe("vortex-peer, failure reports", () => {
     ] as const) {
       const { code, out, err } = await run(failing("NotFound"), args);
       const printed = args[0] === "piece" ? err : out.text;
-      const { type, exitCode, message: reported, ...rest } = JSON.parse(printed);
-      assert.deepEqual([type, exitCode, Object.keys(rest)], ["failed", code, ["code", "kind"]]);
+      const { type, exitCode, message: reported, cause: _, ...rest } = JSON.parse(printed);
+      assert.deepEqual([type, exitCode], ["failed", code]);
+      assert.deepEqual(Object.keys(rest), ["name", "code", "kind"]);
       assert.match(reported, message);
       assert.equal(`${out.text}${err}`, printed);
       assert.ok(code === 2 || code === 7);

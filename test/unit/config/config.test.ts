@@ -321,14 +321,21 @@ describe("parseConfig", () => {
           error.message,
           `download.protocol "udp": ${expected}; storage.server.quicPort 70000: expected a port from 0 to 65535`,
         );
-        assert.deepEqual(error.cause, [
-          { path: ["download", "protocol"], value: "udp", expected },
-          {
-            path: ["storage", "server", "quicPort"],
-            value: 70000,
-            expected: "expected a port from 0 to 65535",
-          },
-        ]);
+        assert.ok(error.cause instanceof AggregateError);
+        const { errors } = error.cause;
+        assert.ok(errors.every((each) => each instanceof VortexError));
+        assert.deepEqual(errors.map(({ message }) => message).join("; "), error.message);
+        assert.deepEqual(
+          errors.map(({ cause }) => cause),
+          [
+            { path: ["download", "protocol"], value: "udp", expected },
+            {
+              path: ["storage", "server", "quicPort"],
+              value: 70000,
+              expected: "expected a port from 0 to 65535",
+            },
+          ],
+        );
         return true;
       },
     );

@@ -127,7 +127,8 @@ describe("layers of a configuration", () => {
         assert.match(lines[0] ?? "", /^d\.yaml:2: download\.protocol: "udp": expected tcp, /);
         assert.match(lines[1] ?? "", /^d\.yaml:2: download\.pieceTimeout: 5: expected a duration /);
         assert.equal(lines[2], "d.yaml:1: upload: 3: expected keys with values");
-        const problems = error.cause as ConfigProblem[];
+        assert.ok(error.cause instanceof AggregateError);
+        const problems = error.cause.errors.map(({ cause }) => cause as ConfigProblem);
         assert.deepEqual(
           problems.map(({ source, value }) => [source, value]),
           [

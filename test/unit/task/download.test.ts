@@ -233,11 +233,11 @@ describe("a task from several parents", () => {
     assert.equal(error.code, "Unreachable");
     assert.match(error.message, /a:1: DigestMismatch/);
     assert.match(error.message, /b:1: RemoteUnimplemented/);
-    assert.ok(Array.isArray(error.cause));
-    assert.deepEqual(error.cause.map(({ code, addr }: VortexError) => `${addr} ${code}`).sort(), [
-      "a:1 DigestMismatch",
-      "b:1 RemoteUnimplemented",
-    ]);
+    assert.ok(error.cause instanceof AggregateError);
+    assert.deepEqual(
+      error.cause.errors.map(({ code, addr }: VortexError) => `${addr} ${code}`).sort(),
+      ["a:1 DigestMismatch", "b:1 RemoteUnimplemented"],
+    );
   });
 
   it("fails as NotFound if no parent has the task", async () => {

@@ -328,7 +328,7 @@ describe("failures", () => {
       if (last !== undefined) {
         assert.equal(last.code, "ConnectionRefused");
         assert.match(last.message, /piece 0 cannot be fetched: a: as set/);
-        assert.deepEqual(last.cause, a.reasons);
+        assert.deepEqual((last.cause as AggregateError).errors, a.reasons);
         break;
       }
       if (starts.length === 0) {

@@ -237,7 +237,7 @@ describe("a race of protocols", () => {
       "no protocol works with peer:1: tcp: Unavailable, no TCP; quic: ConnectionRefused, no QUIC",
     );
     assert.deepEqual(
-      (cause as VortexError[]).map(({ code }) => code),
+      (cause as AggregateError).errors.map(({ code }) => code),
       ["Unavailable", "ConnectionRefused"],
     );
     assert.equal(addr, "peer:1");
