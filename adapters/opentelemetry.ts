@@ -1,3 +1,10 @@
+import {
+  type Checks,
+  implementing,
+  invalid,
+  required,
+  requireKnownFields,
+} from "../src/arguments.ts";
 import type { PieceKind } from "../src/piece.ts";
 import type { Operation, OperationResult, OperationStart, Telemetry } from "../src/telemetry.ts";
 
@@ -36,6 +43,9 @@ import type { Operation, OperationResult, OperationStart, Telemetry } from "../s
  * no field for a trace context.
  */
 export function openTelemetry(api: OpenTelemetryApi): Telemetry {
+  if (typeof api !== "object" || api === null)
+    throw invalid("argument of openTelemetry", "the module @opentelemetry/api", api);
+  requireKnownFields(api, apiChecks);
   const tracer = api.trace.getTracer(INSTRUMENTATION_SCOPE);
   const metrics = new Metrics(api.metrics.getMeter(INSTRUMENTATION_SCOPE));
   return {
@@ -297,3 +307,10 @@ function spanAttributes({
     ...(protocolReason !== undefined && { "vortex_peer.protocol.reason": protocolReason }),
   };
 }
+
+const apiChecks: Checks<OpenTelemetryApi> = {
+  trace: required(implementing("the trace API", "getTracer", "setSpan")),
+  metrics: required(implementing("the metrics API", "getMeter")),
+  context: required(implementing("the context API", "active", "with")),
+  propagation: required(implementing("the propagation API", "inject", "extract")),
+};

@@ -73,11 +73,12 @@ function addUrl(command: Command, environment: CliEnvironment): void {
         ...filteredQueryParam,
         ...(defaultFilteredQueryParams ? ids.defaultFilteredQueryParams : []),
       ];
+      const { json: asJson, ...identity } = rest;
       const taskId = ids.taskIdOfUrl(
-        { url, filteredQueryParams, ...definedOnly(rest) },
+        { url, filteredQueryParams, ...definedOnly(identity) },
         nativeHashers,
       );
-      return print({ taskId, kind: "standard" }, rest, environment);
+      return print({ taskId, kind: "standard" }, { json: asJson }, environment);
     });
 }
 
@@ -143,10 +144,10 @@ function addPersistentCache(command: Command, environment: CliEnvironment): void
     .option(...pieceLength)
     .option(...json)
     .action(async (file: string, commandLine: unknown) => {
-      const options = parseOptions(persistentCacheSchema, commandLine);
+      const { json: asJson, ...identity } = parseOptions(persistentCacheSchema, commandLine);
       const content = contentOf(file, environment);
-      const taskId = await ids.persistentCacheTaskId(content, definedOnly(options), nativeHashers);
-      return print({ taskId, kind: "persistent-cache" }, options, environment);
+      const taskId = await ids.persistentCacheTaskId(content, definedOnly(identity), nativeHashers);
+      return print({ taskId, kind: "persistent-cache" }, { json: asJson }, environment);
     });
 }
 

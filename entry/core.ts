@@ -66,6 +66,7 @@ export {
   pieceKinds,
   pieceLengthFor,
   planTask,
+  type RequestedRange,
   type TaskPlan,
 } from "../src/piece.ts";
 export {

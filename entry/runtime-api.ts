@@ -4,8 +4,9 @@ import { loadTls } from "../adapters/shared/load-tls.ts";
 import { nativeHashers } from "../adapters/shared/native-hashers.ts";
 import { warnOnce } from "../adapters/shared/warn-once.ts";
 import { tcpTransport } from "../adapters/tcp/transport.ts";
+import { type Checks, fields, requireOptions } from "../src/arguments.ts";
 import { downloaderSettings } from "../src/client/call/settings.ts";
-import type { CallOptions, DownloaderSettings } from "../src/client/downloader.ts";
+import { type CallOptions, callChecks, type DownloaderSettings } from "../src/client/downloader.ts";
 import { type Bindings, type DownloaderFactory, downloaderFactory } from "../src/client/factory.ts";
 import { GrpcDirectory } from "../src/client/grpc/directory.ts";
 import { GrpcDownloader, type TaskStat } from "../src/client/grpc/downloader.ts";
@@ -17,7 +18,7 @@ import {
   type StorageServerOptions,
 } from "../src/server/storage-server.ts";
 import type { GrpcBinding } from "../src/transport/grpc.ts";
-import { identifiesPeer, type TlsClientOptions } from "../src/transport/tls.ts";
+import { identifiesPeer, type TlsClientOptions, tlsClientChecks } from "../src/transport/tls.ts";
 
 const STOCK_PEER_WARNING =
   "vortex-peer: QUIC without tls.fingerprints or tls.ca: dfdaemon 1.1.0 to 1.4.8 exits when a QUIC " +
@@ -50,6 +51,11 @@ export interface StatTaskOptions extends CallOptions {
   /** Uses gRPC over TLS with these options. Default: plaintext, which dfdaemon serves. */
   readonly tls?: TlsClientOptions | undefined;
 }
+
+const statTaskChecks: Checks<StatTaskOptions> = {
+  ...callChecks,
+  tls: fields(tlsClientChecks),
+};
 
 /**
  * Builds the {@link RuntimeApi} of a runtime that provides Node's modules: the given QUIC binding,
@@ -90,9 +96,11 @@ export function runtimeApi(quic: QuicBinding, warn: (line: string) => void = war
   return {
     createDownloader: downloaderFactory(bindings),
     startServer: (options) => StorageServer.start(options, bindings),
-    async statTask(addr, taskId, { tls, ...options } = {}) {
+    async statTask(addr, taskId, options = {}) {
+      requireOptions("statTask", options, statTaskChecks);
+      const { tls, ...callOptions } = options;
       await using downloader = grpc(downloaderSettings({}, runtime), tls);
-      return await downloader.statTask(addr, taskId, options);
+      return await downloader.statTask(addr, taskId, callOptions);
     },
   };
 }

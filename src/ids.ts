@@ -3,9 +3,19 @@
  * the same inputs. Source: dragonfly-client 1.5.1, `dragonfly-client-util/src/id_generator`. The
  * test vectors are in `test/vectors/ids.json`.
  */
+
+import {
+  anyText,
+  type Checks,
+  flag,
+  listOf,
+  required,
+  requireOptions,
+  size,
+  toInteger,
+} from "./arguments.ts";
 import { type HasherFactory, portableHashers } from "./digest/hasher.ts";
 import { VortexError } from "./errors.ts";
-import { requireInteger } from "./piece.ts";
 
 /** Properties from which {@link taskIdOfUrl} derives the ID of a standard task. */
 export interface UrlIdentity {
@@ -23,7 +33,7 @@ export interface UrlIdentity {
    * Length of the pieces in bytes. Omit it if Dragonfly derives the length from the content length,
    * which is the default.
    */
-  readonly pieceLength?: number | undefined;
+  readonly pieceLength?: number | bigint | undefined;
 }
 
 /**
@@ -52,7 +62,7 @@ export interface CacheIdentity {
    * Length of the pieces in bytes. Omit it if Dragonfly derives the length from the content length,
    * which is the default.
    */
-  readonly pieceLength?: number | undefined;
+  readonly pieceLength?: number | bigint | undefined;
 }
 
 /**
@@ -115,6 +125,7 @@ export function taskIdOfUrl(
   identity: UrlIdentity,
   hashers: HasherFactory = portableHashers,
 ): string {
+  requireOptions("taskIdOfUrl", identity, urlChecks);
   const { url, filteredQueryParams = [], tag, application, revision, pieceLength } = identity;
   return sha256(
     [
@@ -136,6 +147,7 @@ export function taskIdOfUrl(
  * @param content user-defined text; not the content of the task
  */
 export function taskIdOfContent(content: string, hashers: HasherFactory = portableHashers): string {
+  anyText("content", content);
   return sha256([content], hashers);
 }
 
@@ -146,6 +158,7 @@ export function taskIdOfContent(content: string, hashers: HasherFactory = portab
  * @throws `InvalidArgument` if `url` does not have this form, or the digest has the wrong length
  */
 export function taskIdOfBlob(url: string): string {
+  anyText("url", url);
   const id = blobDigest(url);
   if (id === undefined) {
     throw new VortexError(
@@ -161,6 +174,7 @@ export function taskIdOfBlob(url: string): string {
  * stock Dragonfly, call it before {@link taskIdOfBlob}.
  */
 export function isBlobUrl(url: string): boolean {
+  anyText("url", url);
   return blobUrl.test(url);
 }
 
@@ -169,6 +183,7 @@ export function persistentTaskId(
   identity: ObjectIdentity,
   hashers: HasherFactory = portableHashers,
 ): string {
+  requireOptions("persistentTaskId", identity, objectChecks);
   return sha256([identity.url, identity.region, identity.endpoint, "PERSISTENT"], hashers);
 }
 
@@ -183,6 +198,7 @@ export async function persistentCacheTaskId(
   identity: CacheIdentity = {},
   hashers: HasherFactory = portableHashers,
 ): Promise<string> {
+  requireOptions("persistentCacheTaskId", identity, cacheChecks);
   const hasher = hashers("sha256");
   for await (const chunk of content) hasher.update(chunk);
   const { tag, application, pieceLength } = identity;
@@ -192,7 +208,9 @@ export async function persistentCacheTaskId(
 }
 
 /** Returns the ID of a host: `ip-hostname`, or `ip-hostname-seed` for a seed peer. */
-export function hostId({ ip, hostname, seed }: HostIdentity): string {
+export function hostId(identity: HostIdentity): string {
+  requireOptions("hostId", identity, hostChecks);
+  const { ip, hostname, seed } = identity;
   return seed ? `${ip}-${hostname}-seed` : `${ip}-${hostname}`;
 }
 
@@ -205,9 +223,11 @@ export function hostId({ ip, hostname, seed }: HostIdentity): string {
  * Default: the runtime's `crypto.getRandomValues`
  */
 export function peerId(
-  { ip, hostname, seed }: HostIdentity,
+  identity: HostIdentity,
   random: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array = (bytes) => crypto.getRandomValues(bytes),
 ): string {
+  requireOptions("peerId", identity, hostChecks);
+  const { ip, hostname, seed } = identity;
   const id = `${ip}-${hostname}-${uuid4(random(new Uint8Array(16)))}`;
   return seed ? `${id}-seed` : id;
 }
@@ -275,10 +295,9 @@ function blobDigest(url: string): string | undefined {
   return utf8(encoded).length === length ? encoded : undefined;
 }
 
-function lengthText(pieceLength: number | undefined): string | undefined {
+function lengthText(pieceLength: number | bigint | undefined): string | undefined {
   if (pieceLength === undefined) return undefined;
-  requireInteger("piece length", pieceLength, 0, Number.MAX_SAFE_INTEGER);
-  return String(pieceLength);
+  return String(toInteger("piece length", pieceLength, 0, Number.MAX_SAFE_INTEGER));
 }
 
 function sha256(texts: readonly (string | undefined)[], hashers: HasherFactory): string {
@@ -298,3 +317,28 @@ function uuid4(random: Uint8Array): string {
   }).join("");
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }
+
+const cacheChecks: Checks<CacheIdentity> = {
+  tag: anyText,
+  application: anyText,
+  pieceLength: size(0),
+};
+
+const urlChecks: Checks<UrlIdentity> = {
+  ...cacheChecks,
+  url: required(anyText),
+  filteredQueryParams: listOf(anyText),
+  revision: anyText,
+};
+
+const objectChecks: Checks<ObjectIdentity> = {
+  url: required(anyText),
+  region: required(anyText),
+  endpoint: required(anyText),
+};
+
+const hostChecks: Checks<HostIdentity> = {
+  ip: required(anyText),
+  hostname: required(anyText),
+  seed: flag,
+};

@@ -1,3 +1,4 @@
+import { type Checks, requireInteger, size, toInteger } from "./arguments.ts";
 import { VortexError } from "./errors.ts";
 
 /** Kind of a Dragonfly task. The Vortex protocol has separate packet tags for each kind. */
@@ -50,6 +51,14 @@ export interface ByteRange {
    * piece.
    */
   readonly end?: number | undefined;
+}
+
+/** {@link ByteRange} in a request. Its positions may be of type number or bigint. */
+export interface RequestedRange {
+  /** Position of the first byte. */
+  readonly start: number | bigint;
+  /** Position after the last byte. Default: the end of the content. */
+  readonly end?: number | bigint | undefined;
 }
 
 /**
@@ -105,6 +114,7 @@ export interface Piece {
   cancel(): void;
 }
 
+const MAX_LENGTH = Number.MAX_SAFE_INTEGER;
 const MEBI = 1024 * 1024;
 /**
  * Minimum length in bytes that stock Dragonfly chooses for pieces. The last piece of a task may be
@@ -126,8 +136,8 @@ const TARGET_PIECE_COUNT = 500;
  *
  * @param contentLength length of the task's content, in bytes
  */
-export function pieceLengthFor(contentLength: number): number {
-  const target = Math.floor(contentLength / TARGET_PIECE_COUNT);
+export function pieceLengthFor(contentLength: number | bigint): number {
+  const target = Math.floor(Number(contentLength) / TARGET_PIECE_COUNT);
   let length = MIN_PIECE_LENGTH;
   while (length < target && length < MAX_PIECE_LENGTH) length *= 2;
   return length;
@@ -145,26 +155,26 @@ export interface TaskPlan {
 
 /**
  * Divides `contentLength` bytes into pieces of `pieceLength` bytes. The last piece may be shorter.
- * Empty content has no pieces.
+ * Empty content has no pieces. The result has numbers, also for bigint arguments.
  *
  * @throws `InvalidArgument` if `contentLength` is not a non-negative integer, or `pieceLength` is
  * not a positive integer
  * @throws `InvalidArgument` if there are 2^32 pieces or more
  */
 export function planTask(
-  contentLength: number,
-  pieceLength: number = pieceLengthFor(contentLength),
+  contentLength: number | bigint,
+  pieceLength: number | bigint = pieceLengthFor(contentLength),
 ): TaskPlan {
-  requireInteger("content length", contentLength, 0, Number.MAX_SAFE_INTEGER);
-  requireInteger("piece length", pieceLength, 1, Number.MAX_SAFE_INTEGER);
-  const pieceCount = Math.ceil(contentLength / pieceLength);
+  const content = toInteger("content length", contentLength, 0, MAX_LENGTH);
+  const piece = toInteger("piece length", pieceLength, 1, MAX_LENGTH);
+  const pieceCount = Math.ceil(content / piece);
   if (pieceCount > 0xffffffff) {
     throw new VortexError(
       "InvalidArgument",
       `too many pieces: expected at most ${0xffffffff}, got ${pieceCount}; use longer pieces`,
     );
   }
-  return { contentLength, pieceLength, pieceCount };
+  return { contentLength: content, pieceLength: piece, pieceCount };
 }
 
 /**
@@ -179,17 +189,5 @@ export function pieceExtent(plan: TaskPlan, number: number): { offset: number; l
   return { offset, length: Math.min(plan.pieceLength, plan.contentLength - offset) };
 }
 
-/**
- * Checks that `value` is an integer from `min` to `max`, both included.
- *
- * @param name name of the value, for the error message
- * @throws `InvalidArgument` if `value` is not such an integer
- */
-export function requireInteger(name: string, value: number, min: number, max: number): void {
-  if (!Number.isInteger(value) || value < min || value > max) {
-    throw new VortexError(
-      "InvalidArgument",
-      `${name}: expected an integer from ${min} to ${max}, got ${value}`,
-    );
-  }
-}
+/** Checks of {@link RequestedRange}. The upper bounds depend on the content. */
+export const byteRangeChecks: Checks<RequestedRange> = { start: size(0), end: size(0) };

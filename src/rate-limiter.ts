@@ -1,5 +1,5 @@
+import { requireInteger } from "./arguments.ts";
 import { onAbort } from "./on-abort.ts";
-import { requireInteger } from "./piece.ts";
 import type { Clock, Timer } from "./runtime.ts";
 
 /**

@@ -1,4 +1,4 @@
-import { requireInteger } from "../../src/piece.ts";
+import { requireInteger } from "../../src/arguments.ts";
 import type { Resolved } from "../../src/resolved.ts";
 import { ALPN } from "../quiche/options.ts";
 import type { NativeTransportOptions } from "./native.ts";

@@ -1,5 +1,8 @@
+import { type Checks, fields, oneOf, requireOptions } from "../../src/arguments.ts";
 import { VortexError } from "../../src/errors.ts";
+import { type QuicTuning, quicChecks } from "../../src/transport/quic-tuning.ts";
 import type { TlsClientOptions, TlsServerOptions } from "../../src/transport/tls.ts";
+import { tlsClientChecks, tlsServerChecks } from "../../src/transport/tls.ts";
 import {
   type Connection,
   DEFAULT_MAX_CONNECTIONS,
@@ -45,6 +48,7 @@ export async function denoQuicTransportWith(
   resolver: Resolver | undefined,
   options: DenoQuicTransportOptions = {},
 ): Promise<Transport> {
+  requireOptions("denoQuicTransport", options, transportChecks);
   const settings = denoQuicSettings(options);
   const quic = denoQuic();
   let dialler: DenoQuicDialler | undefined;
@@ -80,3 +84,12 @@ export async function denoQuicTransportWith(
     },
   };
 }
+
+/** Also has the options of other implementations, which this one ignores. */
+const transportChecks: Checks<DenoQuicTransportOptions & QuicTuning> = {
+  ...quicChecks,
+  congestionControl: oneOf("adaptive", "bbr", "cubic"),
+  clients: oneOf("vortex", "stock"),
+  tls: fields(tlsClientChecks),
+  serverTls: fields(tlsServerChecks),
+};

@@ -1,6 +1,7 @@
 import { type FileHandle, open, rename, stat, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
+import { invalid, text } from "../../src/arguments.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "../../src/task/sink.ts";
 import { descriptorOf } from "./descriptor.ts";
@@ -52,13 +53,16 @@ import { codeOf, storageError } from "./storage-error.ts";
  * console.log(`resumed ${resumedBytes} bytes from an earlier run`);
  * await downloader.close();
  * ```
+ *
+ * @throws `InvalidArgument` if `path` is neither non-empty text nor a `file:` URL
  */
 export function fileSink(path: string | URL): TaskSink {
-  if (path instanceof URL && path.protocol !== "file:") {
-    const message = `path of the file: expected a path or a file: URL, got ${path.protocol} URL`;
-    throw new VortexError("InvalidArgument", message);
+  if (path instanceof URL) {
+    if (path.protocol !== "file:") throw invalid("path", "a path or a file: URL", path.href);
+    return fileSinkWith(fileURLToPath(path), {});
   }
-  return fileSinkWith(typeof path === "string" ? path : fileURLToPath(path), {});
+  text("path", path);
+  return fileSinkWith(path, {});
 }
 
 /** Creates a {@link fileSink} with these settings for its lock; for tests. */

@@ -1,4 +1,14 @@
 import { type FileHandle, open, stat } from "node:fs/promises";
+import {
+  abortSignal,
+  type Checks,
+  callback,
+  invalid,
+  oneOf,
+  requireOptions,
+  size,
+  text,
+} from "../../src/arguments.ts";
 import { resolveRange } from "../../src/client/call/piece-content.ts";
 import { crc32Combine } from "../../src/digest/crc32-combine.ts";
 import type { HasherFactory } from "../../src/digest/hasher.ts";
@@ -9,9 +19,9 @@ import {
   type PieceKind,
   type PieceMetadata,
   pieceExtent,
+  pieceKinds,
   pieceLengthFor,
   planTask,
-  requireInteger,
   type TaskPlan,
 } from "../../src/piece.ts";
 import type {
@@ -48,7 +58,7 @@ export interface AddFileOptions {
    * Length of each piece except the last, from 1 byte to 64 MiB. Default: derived from the content
    * length in the same way as dfdaemon.
    */
-  readonly pieceLength?: number | undefined;
+  readonly pieceLength?: number | bigint | undefined;
   /**
    * Called after each indexed chunk, with the number of bytes indexed so far and the length of the
    * file in bytes.
@@ -112,9 +122,8 @@ export class FilePieceStore implements PieceStore {
    * the store is closed.
    */
   async addFile(path: string, options: AddFileOptions = {}): Promise<StoredTask> {
-    if (options.taskId !== undefined) requireTaskId(options.taskId);
-    if (options.pieceLength !== undefined)
-      requireInteger("piece length", options.pieceLength, 1, MAX_PIECE_LENGTH);
+    text("path", path);
+    requireOptions("addFile", options, addFileChecks);
     this.#requireOpen();
     const file = await IndexedFile.open(path, options, this.#hashers);
     const { taskId } = file.task;
@@ -491,11 +500,13 @@ function checksumOf(bytes: Uint8Array, hashers: HasherFactory): number {
   return Number(hasher.encode());
 }
 
-function requireTaskId(taskId: string): void {
-  if (!/^[!-~]{64}$/.test(taskId)) {
-    throw new VortexError(
-      "InvalidArgument",
-      `taskId: expected 64 printable ASCII characters, got "${taskId}"`,
-    );
-  }
-}
+const addFileChecks: Checks<AddFileOptions> = {
+  taskId(name, value) {
+    if (typeof value !== "string" || !/^[!-~]{64}$/.test(value))
+      throw invalid(name, "64 printable ASCII characters", value);
+  },
+  kind: oneOf(...pieceKinds),
+  pieceLength: size(1, MAX_PIECE_LENGTH),
+  onProgress: callback,
+  signal: abortSignal,
+};

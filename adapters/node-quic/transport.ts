@@ -1,5 +1,8 @@
+import { type Checks, fields, integer, oneOf, requireOptions } from "../../src/arguments.ts";
+import { type QuicTuning, quicChecks } from "../../src/transport/quic-tuning.ts";
 import { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions, TlsServerOptions } from "../../src/transport/tls.ts";
+import { tlsClientChecks, tlsServerChecks } from "../../src/transport/tls.ts";
 import {
   type Connection,
   DEFAULT_MAX_CONNECTIONS,
@@ -44,6 +47,7 @@ export async function nodeQuicTransportWith(
   resolver: Resolver | undefined,
   options: NodeQuicTransportOptions = {},
 ): Promise<Transport> {
+  requireOptions("nodeQuicTransport", options, transportChecks);
   const settings = nodeQuicSettings(options);
   const quic = await loadNodeQuic();
   const { socketBuffer } = settings;
@@ -75,3 +79,12 @@ export async function nodeQuicTransportWith(
     },
   };
 }
+
+/** Also has the options of other implementations, which this one ignores. */
+const transportChecks: Checks<NodeQuicTransportOptions & QuicTuning> = {
+  ...quicChecks,
+  congestionControl: oneOf("adaptive", "bbr", "cubic"),
+  unreadLimit: integer(1),
+  tls: fields(tlsClientChecks),
+  serverTls: fields(tlsServerChecks),
+};

@@ -1,4 +1,4 @@
-import { requireInteger } from "../../src/piece.ts";
+import { requireInteger } from "../../src/arguments.ts";
 import type { Resolved } from "../../src/resolved.ts";
 import type { NativeConfig } from "./native.ts";
 import { defaultUdpPayload } from "./path-mtu.ts";

@@ -1,6 +1,9 @@
 import { randomBytes } from "node:crypto";
+import { type Checks, fields, integer, requireOptions } from "../../src/arguments.ts";
+import { type QuicTuning, quicChecks } from "../../src/transport/quic-tuning.ts";
 import { SessionCache } from "../../src/transport/session-cache.ts";
 import type { TlsClientOptions, TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
+import { tlsClientChecks, tlsServerChecks } from "../../src/transport/tls.ts";
 import {
   type Connection,
   DEFAULT_MAX_CONNECTIONS,
@@ -61,6 +64,7 @@ export async function quicheTransportWith(
   resolver: Resolver | undefined,
   options: QuicheTransportOptions = {},
 ): Promise<Transport> {
+  requireOptions("quicheTransport", options, transportChecks);
   const settings = quicheSettings(options);
   const quiche = await loadQuiche();
   let client: ClientContext | undefined;
@@ -157,3 +161,13 @@ function serverConfigs(
   configFor(SAFE_UDP_PAYLOAD_BYTES);
   return configFor;
 }
+
+/** Also has the options of other implementations, which this one ignores. */
+const transportChecks: Checks<QuicheTransportOptions & QuicTuning> = {
+  ...quicChecks,
+  retry(name, value) {
+    if (value !== "always" && value !== "never") integer(0, 1_000_000)(name, value);
+  },
+  tls: fields(tlsClientChecks),
+  serverTls: fields(tlsServerChecks),
+};

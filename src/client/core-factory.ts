@@ -1,10 +1,12 @@
 /** Runtime-independent version of `createDownloader`: the caller passes the transport. */
+import { type Checks, implementing, invalid, required, requireOptions } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import { portableRuntime } from "../runtime.ts";
 import { requireProtocolChoice } from "../transport/protocol.ts";
 import type { Transport } from "../transport/transport.ts";
 import { downloaderSettings } from "./call/settings.ts";
 import type { PieceDownloader, TransferOptions } from "./downloader.ts";
+import { transferChecks } from "./downloader.ts";
 import { QuicDownloader, TcpDownloader } from "./vortex/downloader.ts";
 
 /** Options of {@link createDownloader} of `vortex-peer/core`: the protocol and its transport. */
@@ -51,11 +53,14 @@ export interface CoreDownloaderOptions extends TransferOptions {
 export function createDownloader(options: CoreDownloaderOptions): PieceDownloader {
   // Options of a runtime's `createDownloader` can arrive here: from JavaScript, or from TypeScript
   // that resolved another export condition than the bundler.
+  if (typeof options !== "object" || options === null)
+    throw invalid("options of createDownloader", "an object", options);
   const { protocol, transport }: { protocol: string; transport?: Transport } = options;
   const choice = requireProtocolChoice(protocol);
   if (transport === undefined || (choice !== "quic" && choice !== "tcp")) {
     throw new VortexError("Unavailable", `protocol "${choice}": ${TRANSPORT_HINT}`);
   }
+  requireOptions("createDownloader", options, coreDownloaderChecks);
   const settings = downloaderSettings(options, portableRuntime);
   const Implementation = choice === "quic" ? QuicDownloader : TcpDownloader;
   return new Implementation(async () => transport, settings);
@@ -65,3 +70,9 @@ const TRANSPORT_HINT =
   "the core of vortex-peer has no transports; import vortex-peer/node, /bun, /deno or /workers, " +
   "whichever fits this runtime (or let the bundler resolve its export condition); " +
   'or pass protocol "quic" or "tcp" and your own transport';
+
+export const coreDownloaderChecks: Checks<CoreDownloaderOptions> = {
+  ...transferChecks,
+  protocol: required((_name, value) => void requireProtocolChoice(value)),
+  transport: required(implementing("a transport", "dial")),
+};

@@ -1,7 +1,26 @@
-import type { ByteRange, Piece, PieceKind } from "../piece.ts";
+import {
+  abortSignal,
+  type Checks,
+  fields,
+  flag,
+  implementing,
+  integer,
+  oneOf,
+  required,
+  size,
+  text,
+} from "../arguments.ts";
+import {
+  byteRangeChecks,
+  type Piece,
+  type PieceKind,
+  pieceKinds,
+  type RequestedRange,
+} from "../piece.ts";
 import type { Resolved } from "../resolved.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Telemetry } from "../telemetry.ts";
+import { peerAddress } from "../transport/peer-address.ts";
 
 /**
  * Options of one call. A timeout given here overrides the timeout of the same name in
@@ -52,7 +71,7 @@ export interface PieceRequest extends CallOptions {
    * The Vortex protocol has no ranges: bytes before the range are received and discarded, and the
    * stream is cancelled at the end of the range.
    */
-  readonly range?: ByteRange | undefined;
+  readonly range?: RequestedRange | undefined;
 }
 
 /**
@@ -149,7 +168,7 @@ export interface TransferOptions {
    * Maximum download rate in bytes/s of all tasks of this downloader together, at least 1. Calls of
    * `downloadPiece` are not limited. Default: no limit.
    */
-  readonly rateLimit?: number | undefined;
+  readonly rateLimit?: number | bigint | undefined;
   /**
    * True to send the first request to a known peer as QUIC 0-RTT data (RFC 9001, section 4.6),
    * which saves a round trip. An attacker can replay such a request, but gains nothing, because
@@ -205,3 +224,51 @@ export interface DownloaderSettings {
   /** Clock, random numbers and hash functions for the downloader. */
   readonly runtime: Runtime;
 }
+
+/** Maximum value of every timeout option: 30 days, in ms. */
+export const MAX_TIMEOUT_MS: number = 30 * 24 * 3600 * 1000;
+
+const timeout = integer(1, MAX_TIMEOUT_MS);
+
+const poolChecks: Checks<PoolOptions> = {
+  connectionsPerAddress: integer(1, 64),
+  capacity: integer(1, 1_000_000),
+  idleTimeout: timeout,
+  cleanupInterval: timeout,
+};
+
+/** Checks of {@link TransferOptions}. */
+export const transferChecks: Checks<TransferOptions> = {
+  hostId: text,
+  connectTimeout: timeout,
+  pieceTimeout: timeout,
+  stallTimeout: timeout,
+  patience: integer(0, MAX_TIMEOUT_MS),
+  maxPieceLength: integer(1),
+  maxMetadataLength: integer(64, 0xffffffff),
+  pool: fields(poolChecks),
+  concurrentPieceCount: integer(1, 1024),
+  parentConcurrency: integer(1, 1_000_000),
+  rateLimit: size(1),
+  earlyData: flag,
+  telemetry: implementing("an observer", "begin"),
+};
+
+/** Checks of {@link CallOptions}. */
+export const callChecks: Checks<CallOptions> = {
+  signal: abortSignal,
+  pieceTimeout: timeout,
+  stallTimeout: timeout,
+  unreadTimeout: timeout,
+};
+
+/** Checks of {@link PieceRequest}. The upper bounds of the range depend on the piece. */
+export const pieceRequestChecks: Checks<PieceRequest> = {
+  ...callChecks,
+  addr: required(peerAddress),
+  hostId: text,
+  taskId: required(text),
+  number: required(integer(0, 0xffffffff)),
+  kind: oneOf(...pieceKinds),
+  range: fields(byteRangeChecks),
+};

@@ -1,20 +1,35 @@
+import { type Checks, callback, fields, requireOptions } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
-import { requireInteger } from "../piece.ts";
 import type { Runtime } from "../runtime.ts";
 import type { TaskSink } from "../task/sink.ts";
-import { type ProtocolPorts, stockPorts } from "../transport/peer-address.ts";
+import { type ProtocolPorts, portsChecks, stockPorts } from "../transport/peer-address.ts";
 import {
   type ExcludedProtocol,
   type Protocol,
   type ProtocolChoice,
   requireProtocolChoice,
 } from "../transport/protocol.ts";
-import type { QuicTuning } from "../transport/quic-tuning.ts";
-import { identifiesPeer, requiresTrust, type TlsClientOptions } from "../transport/tls.ts";
+import { type QuicTuning, quicChecks } from "../transport/quic-tuning.ts";
+import {
+  identifiesPeer,
+  requiresTrust,
+  type TlsClientOptions,
+  tlsClientChecks,
+} from "../transport/tls.ts";
 import type { Transport } from "../transport/transport.ts";
-import { AutoDownloader, type AutoOptions, type ProtocolEvent } from "./auto/downloader.ts";
-import { downloaderSettings, MAX_TIMEOUT_MS } from "./call/settings.ts";
-import type { DownloaderSettings, PieceDownloader, TransferOptions } from "./downloader.ts";
+import {
+  AutoDownloader,
+  type AutoOptions,
+  autoChecks,
+  type ProtocolEvent,
+} from "./auto/downloader.ts";
+import { downloaderSettings } from "./call/settings.ts";
+import {
+  type DownloaderSettings,
+  type PieceDownloader,
+  type TransferOptions,
+  transferChecks,
+} from "./downloader.ts";
 import {
   autoSource,
   hybridSource,
@@ -155,6 +170,7 @@ export interface QuicBindingOptions {
  */
 export function downloaderFactory(bindings: Bindings): DownloaderFactory {
   return (options = {}) => {
+    requireOptions("createDownloader", options, downloaderChecks);
     const settings = downloaderSettings(options, bindings.runtime);
     const choice = requireProtocolChoice(options.protocol ?? "auto");
     const pieces = pieceSourceFor(choice, options, bindings, settings);
@@ -185,18 +201,12 @@ function pieceSourceFor(
     return singleProtocolSource(choice, pieceDownloader(choice, options, bindings, settings));
   }
   const { tls = {}, apiTls, auto, onProtocol } = options;
-  const ports = { ...stockPorts, ...options.ports };
-  for (const [protocol, port] of Object.entries(ports))
-    requireInteger(`ports.${protocol}`, port, 1, 65535);
+  const ports: ProtocolPorts = {
+    quic: options.ports?.quic ?? stockPorts.quic,
+    tcp: options.ports?.tcp ?? stockPorts.tcp,
+    grpc: options.ports?.grpc ?? stockPorts.grpc,
+  };
   const { quicPeers = "known", delay = 250, expiry = 600_000 } = auto ?? {};
-  if (quicPeers !== "known" && quicPeers !== "any") {
-    throw new VortexError(
-      "InvalidArgument",
-      `auto.quicPeers: expected known or any, got ${JSON.stringify(quicPeers)}`,
-    );
-  }
-  requireInteger("auto.delay", delay, 1, 60_000);
-  requireInteger("auto.expiry", expiry, 1, MAX_TIMEOUT_MS);
   const trustsAnyPeer = !requiresTrust(tls);
   const excluded = [
     ...(quicPeers === "any" || identifiesPeer(tls) ? [] : [QUIC_TO_UNKNOWN_PEERS]),
@@ -300,3 +310,14 @@ class LazyTransport {
     };
   }
 }
+
+export const downloaderChecks: Checks<DownloaderOptions> = {
+  ...transferChecks,
+  protocol: (_name, value) => void requireProtocolChoice(value),
+  tls: fields(tlsClientChecks),
+  apiTls: fields(tlsClientChecks),
+  quic: fields(quicChecks),
+  ports: fields(portsChecks),
+  auto: fields(autoChecks),
+  onProtocol: callback,
+};

@@ -1,6 +1,7 @@
+import { requireInteger } from "../arguments.ts";
 import type { Config } from "../config/config.ts";
 import { VortexError } from "../errors.ts";
-import { type ByteRange, type Piece, type PieceKind, requireInteger } from "../piece.ts";
+import type { Piece, PieceKind, RequestedRange } from "../piece.ts";
 import { formatAddress } from "../transport/address.ts";
 import type { ProtocolChoice } from "../transport/protocol.ts";
 import { downloaderOptions as configuredOptions } from "./configured.ts";
@@ -61,9 +62,10 @@ export class StorageClient {
     const { config, createDownloader, addressOf, ...downloaderOptions } = options;
     this.protocol = config.download.protocol;
     this.#addressOf = addressOf ?? ((_peerId, protocol) => configuredAddress(config, protocol));
+    const given = Object.entries(downloaderOptions).filter(([, value]) => value !== undefined);
     this.#downloader = createDownloader({
       ...configuredOptions(config),
-      ...downloaderOptions,
+      ...Object.fromEntries(given),
       protocol: this.protocol,
     });
   }
@@ -85,7 +87,7 @@ export class StorageClient {
     peerId: string,
     taskId: string,
     pieceId: string | number,
-    range?: ByteRange,
+    range?: RequestedRange,
     options: StorageCallOptions = {},
   ): Promise<Piece> {
     const { kind, ...callOptions } = options;

@@ -1,3 +1,4 @@
+import { requireOptions } from "../arguments.ts";
 import type { Piece } from "../piece.ts";
 import type { OpenFileSink } from "../task/destination.ts";
 import type { TaskDirectory } from "../task/discovery.ts";
@@ -10,6 +11,7 @@ import type {
 } from "../task/task.ts";
 import type { PieceDownloadOptions } from "./auto/downloader.ts";
 import type { DownloaderSettings } from "./downloader.ts";
+import { pieceRequestChecks } from "./downloader.ts";
 import type { PieceSource } from "./piece-source.ts";
 
 /** {@link TaskDirectory} with open connections, which its owner must close. */
@@ -105,7 +107,8 @@ export class TaskDownloader implements Downloader {
     this.#tasks = new TaskFetcher({ ...pieces, directory }, settings, fileSink);
   }
 
-  downloadPiece(options: PieceDownloadOptions): Promise<Piece> {
+  async downloadPiece(options: PieceDownloadOptions): Promise<Piece> {
+    requireOptions("downloadPiece", options, pieceRequestChecks);
     return this.#pieces.downloadPiece(options);
   }
 

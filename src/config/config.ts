@@ -1,8 +1,9 @@
+import { show } from "../arguments.ts";
 import type { VortexError } from "../errors.ts";
 import { type ConfigKey, configKeys, keys, ownKeys, ownSection, type ValueOf } from "./keys.ts";
 import type { Config } from "./sections.ts";
 import { unusedKeys } from "./unused.ts";
-import { check, isSection, type Problem, problemsError, show, valueAt } from "./values.ts";
+import { check, isSection, type Problem, problemsError, valueAt } from "./values.ts";
 
 export type { Config, MutualTlsFiles } from "./sections.ts";
 

@@ -1,18 +1,7 @@
 /** Detection of configuration values that have no effect, but seem meant for this library. */
+import { similarName } from "../spelling.ts";
 import { configKeys, keys, ownSection } from "./keys.ts";
 import { isSection, type Problem, valueAt } from "./values.ts";
-
-/**
- * Maximum edit distance at which an unknown key counts as a misspelling of a known key, in
- * characters.
- */
-const MAX_TYPOS = 2;
-
-/**
- * Minimum length of a known key, in characters, for a key to count as its misspelling. Shorter keys
- * resemble too many others.
- */
-const MIN_LENGTH = 4;
 
 /** Sections that name three mutual TLS files, which have an effect only if all three are set. */
 const mutualTlsSections = ["upload.server", "upload.client"] as const;
@@ -40,7 +29,7 @@ function misspelt(input: unknown, path: readonly string[]): Problem[] {
     if (known.has(key)) return misspelt(input, [...path, key]);
     // An empty value comes from a template, and is not a mistake.
     if (value === null || value === undefined) return [];
-    const meant = [...known].find((name) => resembles(key, name));
+    const meant = similarName(key, known);
     return meant === undefined
       ? []
       : [{ path: [...path, key], value, expected: `has no effect: expected ${meant}` }];
@@ -106,50 +95,4 @@ function sectionAt(
 ): Readonly<Record<string, unknown>> | undefined {
   const found = valueAt(input, path);
   return "value" in found && isSection(found.value) ? found.value : undefined;
-}
-
-/**
- * Returns true if `key` is probably a misspelling of `name`: they differ only by case, separators
- * or up to {@link MAX_TYPOS} typos.
- */
-function resembles(key: string, name: string): boolean {
-  const [one, other] = [plain(key), plain(name)];
-  if (one === other) return true;
-  if (other.length < MIN_LENGTH || Math.abs(one.length - other.length) > MAX_TYPOS) return false;
-  // Allow one typo per four characters, so that half of a short key cannot be one.
-  return distance(one, other) <= Math.min(MAX_TYPOS, Math.floor(other.length / MIN_LENGTH));
-}
-
-function plain(key: string): string {
-  return key.toLowerCase().replace(/[-_]/g, "");
-}
-
-/**
- * Returns the edit distance of two texts (optimal string alignment). That is the number of
- * insertions, deletions, replacements and swaps of neighbouring characters that change one text to
- * the other.
- */
-function distance(one: string, other: string): number {
-  let beforeLast: number[] = [];
-  let last = Array.from({ length: other.length + 1 }, (_, at) => at);
-  for (let row = 1; row <= one.length; row++) {
-    const current = [row];
-    for (let column = 1; column <= other.length; column++) {
-      const differs = one[row - 1] === other[column - 1] ? 0 : 1;
-      let minimum = Math.min(
-        (last[column] ?? 0) + 1,
-        (current[column - 1] ?? 0) + 1,
-        (last[column - 1] ?? 0) + differs,
-      );
-      const swapped =
-        row > 1 &&
-        column > 1 &&
-        one[row - 1] === other[column - 2] &&
-        one[row - 2] === other[column - 1];
-      if (swapped) minimum = Math.min(minimum, (beforeLast[column - 2] ?? 0) + 1);
-      current.push(minimum);
-    }
-    [beforeLast, last] = [last, current];
-  }
-  return last[other.length] ?? 0;
 }

@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { show } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import { parseDuration } from "./duration.ts";
 import { expectedRate, parseRate } from "./size.ts";
@@ -152,21 +153,6 @@ export function check<T>(
       expected: issue.message,
     })),
   };
-}
-
-/** Formats a value for an error message. Shortens it to 80 characters. */
-export function show(value: unknown): string {
-  const text =
-    typeof value === "object" && value !== null
-      ? Array.isArray(value)
-        ? "[…]"
-        : "{…}"
-      : literal(value);
-  return text.length > 80 ? `${text.slice(0, 77)}…` : text;
-}
-
-function literal(value: unknown): string {
-  return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
 
 function patienceSchema(): v.GenericSchema<unknown, number> {

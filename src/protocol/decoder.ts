@@ -1,5 +1,5 @@
+import { requireInteger } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
-import { requireInteger } from "../piece.ts";
 import { unshared } from "../unshared.ts";
 import {
   decodeHeader,

@@ -1,5 +1,6 @@
+import { requireInteger } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
-import { type PieceKind, type PieceMetadata, requireInteger } from "../piece.ts";
+import type { PieceKind, PieceMetadata } from "../piece.ts";
 import { contentTag, kindOfContent, kindOfRequest, requestTag, Tag } from "./tags.ts";
 
 /**

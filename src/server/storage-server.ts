@@ -1,11 +1,26 @@
+import {
+  type Checks,
+  fields,
+  flag,
+  implementing,
+  integer,
+  required,
+  requireOptions,
+  text,
+} from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import type { Runtime } from "../runtime.ts";
 import type { PieceStore } from "../store/store.ts";
 import type { Address } from "../transport/address.ts";
-import type { QuicTuning } from "../transport/quic-tuning.ts";
-import type { TlsIdentity, TlsServerOptions } from "../transport/tls.ts";
+import { type QuicTuning, quicChecks } from "../transport/quic-tuning.ts";
+import { type TlsIdentity, type TlsServerOptions, tlsServerChecks } from "../transport/tls.ts";
 import type { ListenerCounters, Transport } from "../transport/transport.ts";
-import { type ServerOptions, type ServerSettings, serverSettings } from "./admission/upload.ts";
+import {
+  type ServerOptions,
+  type ServerSettings,
+  serverChecks,
+  serverSettings,
+} from "./admission/upload.ts";
 import type { AdvertisedHost } from "./grpc/advertised.ts";
 import { VortexServer } from "./vortex-server.ts";
 
@@ -175,6 +190,7 @@ export class StorageServer {
     options: StorageServerOptions,
     bindings: ServerBindings,
   ): Promise<StorageServer> {
+    requireOptions("startServer", options, storageServerChecks);
     const { store, host = "0.0.0.0", quic, tcp, grpc, tls = {} } = options;
     const settings = serverSettings(options, bindings.runtime);
     if (quic === undefined && tcp === undefined && grpc === undefined) {
@@ -205,10 +221,11 @@ export class StorageServer {
         ...identity,
         ...(tls.clientCa !== undefined && { clientCa: tls.clientCa }),
       };
-      if (quic !== undefined)
-        addresses.quic = (
-          await listen(await bindings.quicListener(serverTls, quic), quic.port)
-        ).address;
+      if (quic !== undefined) {
+        const { port, ...tuning } = quic;
+        const transport = await bindings.quicListener(serverTls, tuning);
+        addresses.quic = (await listen(transport, port)).address;
+      }
       if (tcp !== undefined) addresses.tcp = (await listen(await bindings.tcp(), tcp.port)).address;
       if (grpc !== undefined) {
         const local = { host: grpc.host ?? host, port: grpc.port };
@@ -328,3 +345,30 @@ function servingOf(
     ...(hostname !== undefined && { hostname }),
   };
 }
+
+const port = required(integer(0, 65535));
+
+const quicServerChecks: Checks<NonNullable<StorageServerOptions["quic"]>> = {
+  ...quicChecks,
+  port,
+};
+
+const tcpServerChecks: Checks<NonNullable<StorageServerOptions["tcp"]>> = { port };
+
+const grpcServerChecks: Checks<NonNullable<StorageServerOptions["grpc"]>> = {
+  port,
+  host: text,
+  tls: flag,
+};
+
+const storageServerChecks: Checks<StorageServerOptions> = {
+  ...serverChecks,
+  store: required(implementing("a store", "getPiece", "getTask")),
+  host: text,
+  quic: fields(quicServerChecks),
+  tcp: fields(tcpServerChecks),
+  grpc: fields(grpcServerChecks),
+  tls: fields(tlsServerChecks),
+  advertisedIp: text,
+  hostname: text,
+};

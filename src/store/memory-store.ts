@@ -1,3 +1,12 @@
+import {
+  bytes,
+  type Checks,
+  oneOf,
+  requireInteger,
+  requireOptions,
+  size,
+  text,
+} from "../arguments.ts";
 import { digestOf } from "../digest/digest.ts";
 import type { HasherFactory } from "../digest/hasher.ts";
 import { portableHashers } from "../digest/hasher.ts";
@@ -6,8 +15,8 @@ import {
   type PieceKind,
   type PieceMetadata,
   pieceExtent,
+  pieceKinds,
   planTask,
-  requireInteger,
   type TaskPlan,
 } from "../piece.ts";
 import { PieceFeed } from "./piece-feed.ts";
@@ -24,9 +33,9 @@ export interface MemoryTaskOptions {
    * Length in bytes of every piece except the last, which may be shorter. Default: the length that
    * stock Dragonfly chooses, see `pieceLengthFor`.
    */
-  readonly pieceLength?: number | undefined;
+  readonly pieceLength?: number | bigint | undefined;
   /** Time at which the task was created, in Unix seconds. Default 0. */
-  readonly createdAtSeconds?: bigint | undefined;
+  readonly createdAtSeconds?: number | bigint | undefined;
   /**
    * Digest of the complete content in the form `algorithm:encoded`, such as `sha256:…`. The server
    * sends it to peers. The store does not verify it. Default: none.
@@ -88,9 +97,11 @@ export class MemoryPieceStore implements PieceStore {
    * Adds a complete task. Replaces a task with the same ID. The store does not copy `content`, so
    * the caller must not change it afterwards.
    *
-   * @throws `InvalidArgument` if `options.pieceLength` is not a positive integer
+   * @throws `InvalidArgument` if an argument or option is invalid
    */
   putTask(taskId: string, content: Uint8Array, options: MemoryTaskOptions = {}): StoredTask {
+    bytes("content", content);
+    requireTask("putTask", taskId, options);
     const plan = planTask(content.length, options.pieceLength);
     const growing = this.#start(taskId, plan, options);
     for (let number = 0; number < plan.pieceCount; number++) {
@@ -108,7 +119,12 @@ export class MemoryPieceStore implements PieceStore {
    * @throws `InvalidArgument` if `contentLength` is not a non-negative integer, or
    * `options.pieceLength` is not a positive integer
    */
-  startTask(taskId: string, contentLength: number, options: MemoryTaskOptions = {}): GrowingTask {
+  startTask(
+    taskId: string,
+    contentLength: number | bigint,
+    options: MemoryTaskOptions = {},
+  ): GrowingTask {
+    requireTask("startTask", taskId, options);
     return this.#start(taskId, planTask(contentLength, options.pieceLength), options);
   }
 
@@ -137,7 +153,8 @@ export class MemoryPieceStore implements PieceStore {
   }
 
   #start(taskId: string, plan: TaskPlan, options: MemoryTaskOptions): GrowingTask {
-    const { kind = "standard", createdAtSeconds = 0n, digest } = options;
+    const { kind = "standard", digest } = options;
+    const createdAtSeconds = BigInt(options.createdAtSeconds ?? 0);
     const pieces = new Map<number, { metadata: PieceMetadata; content: Uint8Array }>();
     const feed = new PieceFeed(taskId);
     const task: StoredTask = {
@@ -158,6 +175,7 @@ export class MemoryPieceStore implements PieceStore {
     return {
       task,
       putPiece: (number, content) => {
+        bytes("content", content);
         requireInteger("piece number", number, 0, plan.pieceCount - 1);
         const { offset, length } = pieceExtent(plan, number);
         requireInteger(`length of piece ${number}`, content.length, length, length);
@@ -187,4 +205,16 @@ export class MemoryPieceStore implements PieceStore {
       },
     };
   }
+}
+
+const taskChecks: Checks<MemoryTaskOptions> = {
+  kind: oneOf(...pieceKinds),
+  pieceLength: size(1),
+  createdAtSeconds: size(0),
+  digest: text,
+};
+
+function requireTask(owner: string, taskId: string, options: MemoryTaskOptions): void {
+  text("taskId", taskId);
+  requireOptions(owner, options, taskChecks);
 }

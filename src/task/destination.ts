@@ -1,3 +1,4 @@
+import { invalid } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import type { TaskSink } from "./sink.ts";
 import type { TaskDownloadOptions } from "./task.ts";
@@ -28,8 +29,5 @@ export function sinkOf(
     if ("getWriter" in to) return writableSink(to);
     if ("open" in to && typeof to.open === "function") return to;
   }
-  throw new VortexError(
-    "InvalidArgument",
-    `to: expected a path, a WritableStream or a sink, got ${value === null ? "null" : typeof value}`,
-  );
+  throw invalid("to", "a path, a WritableStream or a sink", value);
 }

@@ -1,7 +1,7 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { abortedError, VortexError, withAddress } from "../errors.ts";
 import { onAbort } from "../on-abort.ts";
-import { type Piece, requireInteger } from "../piece.ts";
+import type { Piece } from "../piece.ts";
 import { RateLimiter } from "../rate-limiter.ts";
 import type { Resolved } from "../resolved.ts";
 import type { Clock, Timer } from "../runtime.ts";
@@ -219,7 +219,9 @@ export class Download {
       ),
     );
     const ownLimiter =
-      options.rateLimit === undefined ? undefined : new RateLimiter(options.rateLimit, clock);
+      options.rateLimit === undefined
+        ? undefined
+        : new RateLimiter(Number(options.rateLimit), clock);
     this.#limiters = [ownLimiter, shared.limiter].filter((limiter) => limiter !== undefined);
     // Nothing below throws, so the telemetry operation always ends.
     this.#operation = beginOperation(settings.telemetry, {
@@ -1021,10 +1023,6 @@ function resolveOptions(options: DownloadOptions, settings: TaskSettings): Resol
     stallTimeout = settings.stallTimeout,
     patience = settings.patience,
   } = options;
-  requireInteger("concurrentPieceCount", concurrentPieceCount, 1, 1024);
-  requireInteger("pieceTimeout", pieceTimeout, 1, Number.MAX_SAFE_INTEGER);
-  requireInteger("stallTimeout", stallTimeout, 1, Number.MAX_SAFE_INTEGER);
-  requireInteger("patience", patience, 0, Number.MAX_SAFE_INTEGER);
   return {
     ...options,
     hostId,

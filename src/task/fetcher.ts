@@ -1,3 +1,4 @@
+import { requireOptions } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import { RateLimiter } from "../rate-limiter.ts";
 import { type OpenFileSink, sinkOf } from "./destination.ts";
@@ -14,6 +15,7 @@ import type {
   TaskStream,
   TaskStreamOptions,
 } from "./task.ts";
+import { taskDownloadChecks, taskStreamChecks } from "./task.ts";
 
 /** Methods of a {@link Download} that its handles offer. */
 type StartedDownload = Pick<Download, "store" | "progress" | "pause" | "resume" | "end">;
@@ -51,6 +53,7 @@ export class TaskFetcher {
    */
   downloadTask(options: TaskDownloadOptions): TaskDownload {
     try {
+      requireOptions("downloadTask", options, taskDownloadChecks);
       const to = sinkOf(options.to, this.#fileSink);
       const download = this.#start({ ...options, to });
       // A derived promise: the original one never raises an unhandled rejection.
@@ -76,6 +79,7 @@ export class TaskFetcher {
     let download: StartedDownload = NEVER_STARTED;
     let report: Promise<TaskReport>;
     try {
+      requireOptions("streamTask", options, taskStreamChecks);
       const started = this.#start({ ...options, to: sink });
       download = started;
       report = started.done;

@@ -1,12 +1,15 @@
+import {
+  type Checks,
+  integer,
+  required,
+  requireInteger,
+  size,
+  text,
+  toInteger,
+} from "../arguments.ts";
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { VortexError } from "../errors.ts";
-import {
-  type ByteRange,
-  type PieceKind,
-  pieceLengthFor,
-  planTask,
-  requireInteger,
-} from "../piece.ts";
+import { type PieceKind, pieceLengthFor, planTask, type RequestedRange } from "../piece.ts";
 import type { TaskOutline } from "./discovery.ts";
 import type { SinkLayout, SinkPart } from "./sink.ts";
 
@@ -27,9 +30,9 @@ export interface ListedPiece {
    * Offset of the piece within the content of the task, in bytes. Must be the end of the previous
    * piece.
    */
-  readonly offset: number;
+  readonly offset: number | bigint;
   /** Length of the piece in bytes. */
-  readonly length: number;
+  readonly length: number | bigint;
   /**
    * Expected digest of the piece, as `algorithm:encoded` with `crc32`, `sha256` or `sha512`. The
    * piece is verified by this digest instead of the digest that a parent announces. Default: the
@@ -47,17 +50,25 @@ export interface KnownLayout {
    * Length of the task's content in bytes. Default: the sum of `pieces`, or the length that the
    * parents report.
    */
-  readonly contentLength?: number | undefined;
+  readonly contentLength?: number | bigint | undefined;
   /**
    * Length of every piece except the last, in bytes. Requires `contentLength`. Default: the length
    * that dfdaemon chooses for `contentLength`.
    */
-  readonly pieceLength?: number | undefined;
+  readonly pieceLength?: number | bigint | undefined;
   /**
    * List of all pieces, for a task with pieces of varying length or with known piece digests.
    * Cannot be combined with `pieceLength`.
    */
   readonly pieces?: readonly ListedPiece[] | undefined;
+}
+
+/** {@link ListedPiece} with numbers. */
+interface PlacedPiece {
+  readonly number: number;
+  readonly offset: number;
+  readonly length: number;
+  readonly digest?: string | undefined;
 }
 
 /** Division of a task's content into pieces, with the byte range that the caller requested. */
@@ -86,7 +97,7 @@ export class TaskLayout implements SinkLayout {
    * Pieces listed by the caller, in ascending order, with their parsed digests; undefined without a
    * list.
    */
-  readonly #pieces: readonly (ListedPiece & { readonly parsed: Digest | undefined })[] | undefined;
+  readonly #pieces: readonly (PlacedPiece & { readonly parsed: Digest | undefined })[] | undefined;
   /**
    * Error code for an exceeded limit: `InvalidArgument` if the caller gave the layout,
    * `LimitExceeded` if a parent announced it.
@@ -97,10 +108,10 @@ export class TaskLayout implements SinkLayout {
     task: {
       readonly taskId: string;
       readonly kind: PieceKind;
-      readonly range?: ByteRange | undefined;
+      readonly range?: RequestedRange | undefined;
     },
     content: Pick<TaskLayout, "contentLength" | "pieceLength" | "pieceCount">,
-    pieces: readonly ListedPiece[] | undefined,
+    pieces: readonly PlacedPiece[] | undefined,
     limitCode: "InvalidArgument" | "LimitExceeded",
   ) {
     this.#limitCode = limitCode;
@@ -123,10 +134,9 @@ export class TaskLayout implements SinkLayout {
         `number of pieces: expected at most ${MAX_PIECES}, got ${this.pieceCount}`,
       );
     }
-    const start = task.range?.start ?? 0;
-    const end = task.range?.end ?? this.contentLength;
-    requireInteger("range.start", start, 0, this.contentLength);
-    requireInteger("range.end", end, start, this.contentLength);
+    const { range } = task;
+    const start = toInteger("range.start", range?.start ?? 0, 0, this.contentLength);
+    const end = toInteger("range.end", range?.end ?? this.contentLength, start, this.contentLength);
     this.start = start;
     this.length = end - start;
     this.first = this.length === 0 ? 0 : this.#pieceAt(start);
@@ -144,7 +154,7 @@ export class TaskLayout implements SinkLayout {
     task: {
       readonly taskId: string;
       readonly kind: PieceKind;
-      readonly range?: ByteRange | undefined;
+      readonly range?: RequestedRange | undefined;
     },
     { contentLength, pieceLength, pieces }: KnownLayout,
   ): TaskLayout | undefined {
@@ -179,7 +189,7 @@ export class TaskLayout implements SinkLayout {
     task: {
       readonly taskId: string;
       readonly kind: PieceKind;
-      readonly range?: ByteRange | undefined;
+      readonly range?: RequestedRange | undefined;
     },
     { contentLength, pieceLength, pieceCount }: TaskOutline,
   ): TaskLayout {
@@ -214,15 +224,14 @@ export class TaskLayout implements SinkLayout {
     task: {
       readonly taskId: string;
       readonly kind: PieceKind;
-      readonly range?: ByteRange | undefined;
+      readonly range?: RequestedRange | undefined;
     },
     pieces: readonly ListedPiece[],
-    contentLength: number | undefined,
+    contentLength: number | bigint | undefined,
   ): TaskLayout {
-    const sorted = [...pieces].sort((a, b) => a.number - b.number);
+    const sorted = pieces.map(placedPiece).sort((a, b) => a.number - b.number);
     let offset = 0;
     for (const [index, piece] of sorted.entries()) {
-      requireInteger(`length of piece ${piece.number}`, piece.length, 1, Number.MAX_SAFE_INTEGER);
       if (piece.number !== index || piece.offset !== offset) {
         throw new VortexError(
           "InvalidArgument",
@@ -231,7 +240,7 @@ export class TaskLayout implements SinkLayout {
       }
       offset += piece.length;
     }
-    if (contentLength !== undefined && contentLength !== offset) {
+    if (contentLength !== undefined && Number(contentLength) !== offset) {
       throw new VortexError(
         "InvalidArgument",
         `contentLength: expected ${offset}, the sum of the pieces, got ${contentLength}`,
@@ -317,3 +326,21 @@ export class TaskLayout implements SinkLayout {
     return low;
   }
 }
+
+/** @throws `InvalidArgument` if the offset or length is out of range */
+function placedPiece({ offset, length, ...piece }: ListedPiece): PlacedPiece {
+  const { number } = piece;
+  return {
+    ...piece,
+    offset: toInteger(`offset of piece ${number}`, offset, 0, Number.MAX_SAFE_INTEGER),
+    length: toInteger(`length of piece ${number}`, length, 1, Number.MAX_SAFE_INTEGER),
+  };
+}
+
+/** Checks of {@link ListedPiece}. */
+export const listedPieceChecks: Checks<ListedPiece> = {
+  number: required(integer(0, 0xffffffff)),
+  offset: required(size(0)),
+  length: required(size(1)),
+  digest: text,
+};

@@ -1,5 +1,5 @@
+import { type Checks, integer, requireOptions } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
-import { requireInteger } from "../piece.ts";
 import { PieceBuffers } from "./piece-buffers.ts";
 import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "./sink.ts";
 
@@ -41,8 +41,9 @@ export interface MemorySink extends TaskSink {
  * await downloader.close();
  * ```
  */
-export function memorySink({ maxLength = 1024 ** 3 }: MemorySinkOptions = {}): MemorySink {
-  requireInteger("maxLength", maxLength, 0, Number.MAX_SAFE_INTEGER);
+export function memorySink(options: MemorySinkOptions = {}): MemorySink {
+  requireOptions("memorySink", options, memorySinkChecks);
+  const { maxLength = 1024 ** 3 } = options;
   let whole: Uint8Array<ArrayBuffer> | undefined;
   let used = false;
   return {
@@ -131,3 +132,5 @@ class MemorySession implements SinkSession {
     this.#buffers.clear();
   }
 }
+
+const memorySinkChecks: Checks<MemorySinkOptions> = { maxLength: integer(0) };

@@ -1,9 +1,25 @@
+import {
+  abortSignal,
+  type Checks,
+  callback,
+  fields,
+  integer,
+  listOf,
+  oneOf,
+  required,
+  size,
+  text,
+  textOr,
+} from "../arguments.ts";
 import type { VortexError } from "../errors.ts";
-import type { ByteRange, PieceKind } from "../piece.ts";
+import type { PieceKind, RequestedRange } from "../piece.ts";
+import { byteRangeChecks, pieceKinds } from "../piece.ts";
 import type { PieceStore } from "../store/store.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
+import { peerAddress } from "../transport/peer-address.ts";
 import type { ExcludedProtocol, Protocol } from "../transport/protocol.ts";
 import type { KnownLayout } from "./layout.ts";
+import { listedPieceChecks } from "./layout.ts";
 import type { TaskSink } from "./sink.ts";
 
 /**
@@ -60,7 +76,7 @@ export interface TaskStreamOptions extends KnownLayout {
    * the sink receives only bytes of the range. Default: the whole content. Cannot be combined with
    * `digest`, since the digest of the whole content cannot verify a part of it.
    */
-  readonly range?: ByteRange | undefined;
+  readonly range?: RequestedRange | undefined;
   /**
    * Aborts the download immediately, with the error code `Aborted`. A file sink keeps the pieces,
    * so that a later download can resume. Default: no signal.
@@ -70,7 +86,7 @@ export interface TaskStreamOptions extends KnownLayout {
    * Rate limit of this download in bytes/s, at least 1. The rate limit of the downloader applies as
    * well. Default: only the rate limit of the downloader.
    */
-  readonly rateLimit?: number | undefined;
+  readonly rateLimit?: number | bigint | undefined;
   /**
    * Maximum number of pieces in flight, 1 to 1,024. Over gRPC, the pieces in flight have at most 16
    * MiB in total, unless a single piece is longer. Default: the value of the downloader, 8.
@@ -400,3 +416,33 @@ export type TaskEvent =
    * present if several protocols are used with the parent.
    */
   | { readonly type: "parent-restored"; readonly parent: string; readonly protocol?: Protocol };
+
+const parentChecks: Checks<TaskParent> = { addr: peerAddress, apiAddr: text };
+
+/** Checks of {@link TaskStreamOptions}. The upper bounds of the range depend on the task. */
+export const taskStreamChecks: Checks<TaskStreamOptions> = {
+  taskId: required(text),
+  hostId: text,
+  parents: required(listOf(textOr("host:port or a parent", fields(parentChecks)))),
+  kind: oneOf(...pieceKinds),
+  digest: text,
+  range: fields(byteRangeChecks),
+  contentLength: size(0),
+  pieceLength: size(1),
+  pieces: listOf(fields(listedPieceChecks)),
+  signal: abortSignal,
+  rateLimit: size(1),
+  concurrentPieceCount: integer(1, 1024),
+  pieceTimeout: integer(1),
+  stallTimeout: integer(1),
+  patience: integer(0),
+  onProgress: callback,
+  onEvent: callback,
+};
+
+/** Checks of {@link TaskDownloadOptions}. */
+export const taskDownloadChecks: Checks<TaskDownloadOptions> = {
+  ...taskStreamChecks,
+  // Accepts anything: `sinkOf` tells the kinds of destinations apart, and rejects other values.
+  to: () => {},
+};

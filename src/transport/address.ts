@@ -1,5 +1,5 @@
+import { requireInteger } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
-import { requireInteger } from "../piece.ts";
 
 /** Network address: an IP address or host name, and a port. */
 export interface Address {

@@ -1,3 +1,4 @@
+import { type Check, type Checks, fields, integer, text, textOr } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import { formatAddress, parseAddress } from "./address.ts";
 import { type Protocol, protocols } from "./protocol.ts";
@@ -95,3 +96,15 @@ function parsed({ quic, tcp, grpc }: PeerAddresses): PeerAddresses {
   nameOf(addresses);
   return addresses;
 }
+
+/** Checks of {@link ProtocolPorts}. */
+export const portsChecks: Checks<ProtocolPorts> = {
+  quic: integer(1, 65535),
+  tcp: integer(1, 65535),
+  grpc: integer(1, 65535),
+};
+
+const addressesChecks: Checks<PeerAddresses> = { quic: text, tcp: text, grpc: text };
+
+/** Check for the address of a peer: `host:port`, or one such address per protocol. */
+export const peerAddress: Check = textOr("host:port, or one per protocol", fields(addressesChecks));

@@ -1,3 +1,4 @@
+import { type Checks, integer, oneOf } from "../arguments.ts";
 /**
  * QUIC transport parameters. The defaults suit both local networks and links with a long round-trip
  * time. If a QUIC implementation does not support an option, it ignores the option and uses its
@@ -61,3 +62,21 @@ export interface QuicTuning {
   /** Maximum duration of the handshake, in ms, 100 to 600,000. Default 10,000. */
   readonly handshakeTimeout?: number | undefined;
 }
+
+/**
+ * Checks of {@link QuicTuning}. The ranges are those of the most permissive binding; each binding
+ * checks its own.
+ */
+export const quicChecks: Checks<QuicTuning> = {
+  congestionControl: oneOf("bbr", "cubic"),
+  udpPayloadSize: (name, value) => {
+    if (value !== "auto") integer(1)(name, value);
+  },
+  streamWindow: integer(1),
+  connectionWindow: integer(1),
+  socketBuffer: integer(1),
+  ackThreshold: integer(1),
+  idleTimeout: integer(1),
+  keepAlive: integer(1),
+  handshakeTimeout: integer(1),
+};

@@ -1,3 +1,4 @@
+import { anyText, type Checks, implementing, listOf, oneOf, text } from "../arguments.ts";
 /**
  * TLS options of a client. By default, the server's certificate must be valid for its host name,
  * and issued by a certificate authority that the runtime trusts.
@@ -105,3 +106,21 @@ export interface TlsServerOptions {
    */
   readonly clientCa?: string | undefined;
 }
+
+/** Checks of {@link TlsClientOptions}. */
+export const tlsClientChecks: Checks<TlsClientOptions> = {
+  ca: anyText,
+  fingerprints: listOf(anyText),
+  verify: oneOf(false, true),
+  serverName: text,
+  cert: anyText,
+  key: anyText,
+};
+
+/** Checks of {@link TlsServerOptions}. */
+export const tlsServerChecks: Checks<TlsServerOptions> = {
+  cert: anyText,
+  key: anyText,
+  identityStore: implementing("an identity store", "load", "save"),
+  clientCa: anyText,
+};

@@ -89,21 +89,17 @@ class Observed implements Telemetry {
       source,
       taskSettings({ patience: 120_000, telemetry: this }, runtime),
     );
-    const { done } = fetcher.downloadTask(
-      {
-        taskId,
-        hostId: "h",
-        parents: addrs,
-        contentLength: content.length,
-        pieceLength: PIECE,
-        ...(whole && { digest }),
-      },
-      {
-        to,
-        onEvent: (event) => this.events.push(event),
-        onProgress: (progress) => this.progress.push(progress),
-      },
-    );
+    const done = fetcher.downloadTask({
+      taskId,
+      hostId: "h",
+      parents: addrs,
+      contentLength: content.length,
+      pieceLength: PIECE,
+      ...(whole && { digest }),
+      to,
+      onEvent: (event) => this.events.push(event),
+      onProgress: (progress) => this.progress.push(progress),
+    });
     await runtime.clock.advanceUntil(done, 3_600_000);
     await done.then(
       (report) => this.reports.push(report),

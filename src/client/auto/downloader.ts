@@ -1,3 +1,4 @@
+import { type Checks, integer, oneOf } from "../../arguments.ts";
 import { abortedError, untilAborted, VortexError } from "../../errors.ts";
 import type { Piece } from "../../piece.ts";
 import {
@@ -9,7 +10,12 @@ import {
 } from "../../transport/peer-address.ts";
 import type { ExcludedProtocol, Protocol } from "../../transport/protocol.ts";
 import type { InternalCallOptions } from "../call/pooled-downloader.ts";
-import type { DownloaderSettings, PieceDownloader, PieceRequest } from "../downloader.ts";
+import {
+  type DownloaderSettings,
+  MAX_TIMEOUT_MS,
+  type PieceDownloader,
+  type PieceRequest,
+} from "../downloader.ts";
 import { isAnswer, type PeerTrust, raceProtocols } from "./protocol-race.ts";
 import { ProtocolSelector, type SelectedProtocol } from "./protocol-selector.ts";
 
@@ -484,3 +490,10 @@ function mayWorkElsewhere(error: VortexError, trust: PeerTrust): boolean {
   // A timeout leaves no time for another try; a reset concerns only this request.
   return !["Stalled", "PieceTimeout", "StreamReset"].includes(error.code);
 }
+
+/** Checks of {@link AutoOptions}. */
+export const autoChecks: Checks<AutoOptions> = {
+  quicPeers: oneOf("known", "any"),
+  delay: integer(1, 60_000),
+  expiry: integer(1, MAX_TIMEOUT_MS),
+};

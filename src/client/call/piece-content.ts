@@ -1,6 +1,6 @@
 import type { Hasher } from "../../digest/hasher.ts";
 import { VortexError } from "../../errors.ts";
-import type { ByteRange, Piece, PieceKind, PieceMetadata } from "../../piece.ts";
+import type { Piece, PieceKind, PieceMetadata, RequestedRange } from "../../piece.ts";
 import { isUnshared } from "../../unshared.ts";
 import type { CallScope } from "./scope.ts";
 
@@ -296,11 +296,11 @@ function requireUnshared(into: Uint8Array | undefined): void {
  * @throws `InvalidArgument` if the range is outside of the piece
  */
 export function resolveRange(
-  range: ByteRange | undefined,
+  range: RequestedRange | undefined,
   length: number,
 ): { start: number; end: number } {
-  const start = range?.start ?? 0;
-  const end = range?.end ?? length;
+  const start = numberOf(range?.start ?? 0);
+  const end = numberOf(range?.end ?? length);
   if (
     !Number.isInteger(start) ||
     !Number.isInteger(end) ||
@@ -315,4 +315,9 @@ export function resolveRange(
     );
   }
   return { start, end };
+}
+
+/** Converts a bigint to a number, and leaves any other value unchanged. */
+function numberOf(value: number | bigint): number {
+  return typeof value === "bigint" ? Number(value) : value;
 }

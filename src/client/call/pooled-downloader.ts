@@ -1,5 +1,6 @@
+import { type Checks, callback, requireOptions, text } from "../../arguments.ts";
 import { VortexError, withAddress } from "../../errors.ts";
-import { type Piece, requireInteger } from "../../piece.ts";
+import type { Piece } from "../../piece.ts";
 import { beginOperation, type Operation, type OperationStart } from "../../telemetry.ts";
 import { type Address, formatAddress, parseAddress } from "../../transport/address.ts";
 import type { EarlyData } from "../../transport/transport.ts";
@@ -9,6 +10,7 @@ import type {
   PieceDownloader,
   PieceRequest,
 } from "../downloader.ts";
+import { pieceRequestChecks } from "../downloader.ts";
 import { ClientPool, type Dial, type PoolClient, type PoolEntryInfo } from "./pool.ts";
 import { CallScope } from "./scope.ts";
 import { callTimeouts } from "./settings.ts";
@@ -63,8 +65,8 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
   }
 
   async downloadPiece(request: PieceRequest & InternalCallOptions): Promise<Piece> {
+    requireOptions("downloadPiece", request, internalRequestChecks);
     const { addr: peer, taskId, number, kind, range, protocol, protocolReason } = request;
-    requireInteger("piece number", number, 0, 0xffffffff);
     let bytes = 0;
     const observed = {
       ...(protocol !== undefined && { protocol, protocolReason }),
@@ -81,7 +83,7 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
       observed,
       async (client, scope, addr, operation) => {
         const piece = await client.downloadPiece({ ...request, addr }, scope, operation);
-        bytes = (range?.end ?? piece.length) - (range?.start ?? 0);
+        bytes = Number(range?.end ?? piece.length) - Number(range?.start ?? 0);
         return piece;
       },
     );
@@ -239,3 +241,11 @@ async function withConnectTimeout<C extends PieceClient>(
     throw withAddress(error, addr);
   }
 }
+
+/** Also has the options that one downloader passes to another. */
+const internalRequestChecks: Checks<PieceRequest & InternalCallOptions> = {
+  ...pieceRequestChecks,
+  protocol: text,
+  protocolReason: text,
+  onTransferred: callback,
+};

@@ -1,4 +1,5 @@
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
+import { requireInteger } from "../../arguments.ts";
 import type { HasherFactory } from "../../digest/hasher.ts";
 import { remoteText, VortexError } from "../../errors.ts";
 import type {
@@ -13,7 +14,7 @@ import {
   taskIdOfUrl,
   type UrlIdentity,
 } from "../../ids.ts";
-import { type PieceMetadata, requireInteger } from "../../piece.ts";
+import type { PieceMetadata } from "../../piece.ts";
 import { unshared } from "../../unshared.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { CallOptions, DownloaderSettings } from "../downloader.ts";
@@ -121,10 +122,14 @@ type StartedCase =
  * @throws `InvalidArgument` if the id cannot be computed, for example from an invalid URL
  */
 export function taskIdOf(source: TaskIdentity, hashers: HasherFactory): string {
-  if (source.kind === "persistent") return persistentTaskId(source, hashers);
+  if (source.kind === "persistent") {
+    const { kind: _, ...object } = source;
+    return persistentTaskId(object, hashers);
+  }
   if (source.kind === "persistent-cache") return source.taskId;
   if (source.content !== undefined) return taskIdOfContent(source.content, hashers);
-  return source.blobDigest ? taskIdOfBlob(source.url) : taskIdOfUrl(source, hashers);
+  const { kind, content, blobDigest, requestHeader, disableBackToSource, ...identity } = source;
+  return blobDigest ? taskIdOfBlob(source.url) : taskIdOfUrl(identity, hashers);
 }
 
 /**

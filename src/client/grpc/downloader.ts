@@ -1,11 +1,17 @@
+import { type Checks, oneOf, requireOptions, text } from "../../arguments.ts";
 import { untilAborted } from "../../errors.ts";
 import { loadPart } from "../../load.ts";
-import type { PieceKind } from "../../piece.ts";
+import { type PieceKind, pieceKinds } from "../../piece.ts";
 import { formatAddress } from "../../transport/address.ts";
 import type { GrpcBinding } from "../../transport/grpc.ts";
 import { PooledDownloader } from "../call/pooled-downloader.ts";
-import { callTimeouts, MAX_TIMEOUT_MS } from "../call/settings.ts";
-import type { CallOptions, DownloaderSettings } from "../downloader.ts";
+import { callTimeouts } from "../call/settings.ts";
+import {
+  type CallOptions,
+  callChecks,
+  type DownloaderSettings,
+  MAX_TIMEOUT_MS,
+} from "../downloader.ts";
 import { merged } from "../merged.ts";
 import type { GrpcClient } from "./client.ts";
 import {
@@ -83,7 +89,10 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    * Rejects like {@link downloadPiece}. Also rejects with `NotFound` if the peer does not know the
    * length of the task yet.
    */
-  statTask(peer: string, taskId: string, options: StatTaskOptions = {}): Promise<TaskStat> {
+  async statTask(peer: string, taskId: string, options: StatTaskOptions = {}): Promise<TaskStat> {
+    text("addr", peer);
+    text("taskId", taskId);
+    requireOptions("statTask", options, statTaskChecks);
     const { kind = "standard" } = options;
     const observed = { name: "stat_task", taskId, kind } as const;
     return this.call(
@@ -199,8 +208,10 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
 /** Options of {@link GrpcDownloader.statTask}: kind of task, abort signal and timeouts. */
 export interface StatTaskOptions extends CallOptions {
   /** Kind of the task. Default `standard`. */
-  readonly kind?: PieceKind;
+  readonly kind?: PieceKind | undefined;
 }
+
+const statTaskChecks: Checks<StatTaskOptions> = { ...callChecks, kind: oneOf(...pieceKinds) };
 
 /** Loads the client at the first call: Connect and Protobuf take most of the import time. */
 function loadClient(): Promise<typeof GrpcClient> {

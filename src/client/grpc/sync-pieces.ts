@@ -1,7 +1,8 @@
 import type { Client, CallOptions as ConnectCallOptions } from "@connectrpc/connect";
+import { requireInteger } from "../../arguments.ts";
 import { remoteText, VortexError } from "../../errors.ts";
 import type { DfdaemonUpload } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
-import { type PieceKind, requireInteger } from "../../piece.ts";
+import type { PieceKind } from "../../piece.ts";
 import { type Address, formatAddress, isIpAddress } from "../../transport/address.ts";
 import type { PieceExtent } from "./piece-layout.ts";
 

@@ -1,5 +1,13 @@
+import {
+  type Checks,
+  callback,
+  flag,
+  implementing,
+  integer,
+  requireKnownFields,
+  size,
+} from "../../arguments.ts";
 import { VortexError } from "../../errors.ts";
-import { requireInteger } from "../../piece.ts";
 import { RateLimiter } from "../../rate-limiter.ts";
 import type { Clock, Runtime } from "../../runtime.ts";
 import type { Telemetry } from "../../telemetry.ts";
@@ -13,7 +21,7 @@ export interface ServerOptions {
    * limit. The rate is shared equally among client addresses; for IPv6, all addresses in a /64
    * prefix count as one.
    */
-  readonly uploadRateLimit?: number | undefined;
+  readonly uploadRateLimit?: number | bigint | undefined;
   /**
    * Maximum number of concurrent connections for each protocol, 1 to 1,000,000. Default 1,024.
    *
@@ -91,16 +99,15 @@ export interface ServerSettings {
   readonly runtime: Runtime;
 }
 
-const MAX_TIMEOUT_MS = 24 * 3600 * 1000;
-
 /**
  * Applies the defaults to `options`, and creates the limiters that all protocols of a server share.
  *
  * @throws `InvalidArgument` if an option is out of its range
  */
 export function serverSettings(options: ServerOptions, runtime: Runtime): ServerSettings {
+  requireKnownFields(options, serverChecks);
   const maxPendingBytes = options.maxPendingBytes ?? 512 * 1024 * 1024;
-  const settings: ServerSettings = {
+  return {
     maxConnections: options.maxConnections ?? 1024,
     maxStreams: options.maxStreams ?? 128,
     maxTaskStreams: options.maxTaskStreams ?? 1024,
@@ -111,19 +118,12 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
     limiter:
       options.uploadRateLimit === undefined
         ? undefined
-        : new RateLimiter(options.uploadRateLimit, runtime.clock),
+        : new RateLimiter(Number(options.uploadRateLimit), runtime.clock),
     pendingWrites: new PendingWriteBudget(maxPendingBytes),
     onError: options.onError ?? (() => {}),
     telemetry: options.telemetry,
     runtime,
   };
-  requireInteger("maxConnections", settings.maxConnections, 1, 1_000_000);
-  requireInteger("maxStreams", settings.maxStreams, 1, 1_000_000);
-  requireInteger("maxTaskStreams", settings.maxTaskStreams, 1, 1_000_000);
-  requireInteger("maxPendingBytes", maxPendingBytes, 1, Number.MAX_SAFE_INTEGER);
-  requireInteger("requestTimeout", settings.requestTimeout, 1, MAX_TIMEOUT_MS);
-  requireInteger("stallTimeout", settings.stallTimeout, 1, MAX_TIMEOUT_MS);
-  return settings;
 }
 
 /**
@@ -153,3 +153,19 @@ export async function withTimeout<T>(
     timer.cancel();
   }
 }
+
+const MAX_TIMEOUT_MS = 24 * 3600 * 1000;
+
+/** Checks of {@link ServerOptions}. */
+export const serverChecks: Checks<ServerOptions> = {
+  uploadRateLimit: size(1),
+  maxConnections: integer(1, 1_000_000),
+  maxStreams: integer(1, 1_000_000),
+  maxTaskStreams: integer(1, 1_000_000),
+  maxPendingBytes: integer(1),
+  earlyData: flag,
+  requestTimeout: integer(1, MAX_TIMEOUT_MS),
+  stallTimeout: integer(1, MAX_TIMEOUT_MS),
+  onError: callback,
+  telemetry: implementing("an observer", "begin"),
+};

@@ -21,6 +21,7 @@ import type { GrpcRequest } from "../../../src/server/grpc/call.ts";
 import { dispatch, grpcDispatcher } from "../../../src/server/grpc/dispatcher.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
 import type { PieceStore, StoredPiece } from "../../../src/store/store.ts";
+import { parseAddress } from "../../../src/transport/address.ts";
 import type { GrpcBinding } from "../../../src/transport/grpc.ts";
 import { assertRejects } from "../../support/failures.ts";
 import { FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
@@ -530,13 +531,15 @@ describe("a call ends", () => {
 
 describe("grpcDispatcher", () => {
   it("reject an empty task id with INVALID_ARGUMENT", async () => {
-    const { downloader } = downloaderOf(new MemoryGrpcBinding(peerOf(storeOf(content)).peer));
-    await assertRejects(
-      downloader.downloadPiece({ ...request, taskId: "" }),
-      "RemoteInvalidArgument",
+    const binding = new MemoryGrpcBinding(peerOf(storeOf(content)).peer);
+    const connection = await binding.dial(parseAddress(addr), { maxMessageLength: 1024 });
+    const client = createClient(
+      DfdaemonUpload,
+      connection.transport(() => {}, {}),
     );
-    await assertRejects(downloader.statTask(addr, ""), "RemoteInvalidArgument");
-    await downloader.close();
+    for (const call of [client.downloadPiece({ taskId: "" }), client.statTask({ taskId: "" })])
+      await assert.rejects(call, { code: Code.InvalidArgument });
+    await connection.close();
   });
 
   it("report an internal failure to the owner, and hide it from the peer", async () => {

@@ -36,7 +36,9 @@ const foreign = [
 
 /** Parts of src that all higher parts may import. */
 const foundation = [
+  "arguments",
   "errors",
+  "failure-list",
   "on-abort",
   "load",
   "piece",
@@ -49,27 +51,32 @@ const foundation = [
   "ids",
   "telemetry",
   "unshared",
+  "resolved",
 ];
 /** Parts of src, with the parts that each may import. A part is a folder, or a file beside them. */
 const mayImport: Record<string, readonly string[]> = {
   errors: [],
   "on-abort": [],
+  "failure-list": ["errors"],
   load: ["errors"],
+  resolved: [],
   unshared: [],
-  piece: ["errors"],
+  spelling: [],
+  arguments: ["errors", "spelling"],
+  piece: ["arguments", "errors"],
   digest: ["errors", "piece"],
   runtime: ["errors", "digest"],
-  protocol: ["errors", "piece", "unshared"],
-  "rate-limiter": ["errors", "on-abort", "piece", "runtime"],
-  transport: ["errors", "on-abort", "piece", "runtime"],
+  protocol: ["arguments", "errors", "piece", "unshared"],
+  "rate-limiter": ["arguments", "errors", "on-abort", "piece", "runtime"],
+  transport: ["arguments", "errors", "failure-list", "on-abort", "piece", "runtime"],
   gen: [],
-  ids: ["errors", "piece", "digest"],
+  ids: ["arguments", "errors", "piece", "digest"],
   telemetry: ["errors", "piece", "transport"],
   store: foundation,
   client: [...foundation, "config", "task"],
   server: [...foundation, "config", "store"],
   task: [...foundation, "store"],
-  config: foundation,
+  config: [...foundation, "spelling"],
 };
 
 /** Current violations of the direction, with their reasons. A fixed violation must be removed. */

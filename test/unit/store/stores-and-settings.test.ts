@@ -106,6 +106,7 @@ describe("the downloader's settings", () => {
   it("default to those of stock peers", () => {
     const { runtime: _, ...settings } = downloaderSettings({}, fakeRuntime());
     assert.deepEqual(settings, {
+      hostId: "vortex-peer",
       connectTimeout: 2000,
       pieceTimeout: 360_000,
       stallTimeout: 30_000,
@@ -181,7 +182,7 @@ describe("the server's settings", () => {
     ["maxStreams", { maxStreams: 1.5 }],
     ["requestTimeout", { requestTimeout: -1 }],
     ["stallTimeout", { stallTimeout: Number.POSITIVE_INFINITY }],
-    ["bytes per second", { uploadRateLimit: 0 }],
+    ["uploadRateLimit", { uploadRateLimit: 0 }],
   ];
   for (const [name, options] of wrong) {
     it(`${name} out of its range is InvalidArgument, and named`, () => {
