@@ -3,7 +3,7 @@
  */
 import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
-import { type Piece, pieceExtent, planTask } from "../entry/root.ts";
+import { type Piece, pieceExtent, planTask } from "../entry/core.ts";
 import { runtimeEntry } from "./load-runtime.ts";
 import type { FetchOrder, FetchReport } from "./reports.ts";
 

@@ -1,5 +1,5 @@
 /** Serves one file on loopback over all protocols, until SIGTERM. */
-import { formatAddress } from "../entry/root.ts";
+import { formatAddress } from "../entry/core.ts";
 import { runtimeEntry } from "./load-runtime.ts";
 import type { ServeReport } from "./reports.ts";
 

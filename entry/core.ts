@@ -10,28 +10,28 @@
  *
  * @module
  */
+
+export type { Dial, PoolClient, PoolEntryInfo } from "../src/client/call/pool.ts";
 export type {
-  AutoOptions,
-  PieceDownloadOptions,
-  ProtocolEvent,
-} from "../src/client/auto/downloader.ts";
+  InternalCallOptions,
+  ObservedCall,
+  PieceClient,
+  PooledDownloader,
+} from "../src/client/call/pooled-downloader.ts";
+export type { CallScope, CallScopeOptions } from "../src/client/call/scope.ts";
 export { downloaderSettings } from "../src/client/call/settings.ts";
 export { type CoreDownloaderOptions, createDownloader } from "../src/client/core-factory.ts";
 export type {
   CallOptions,
   DownloaderSettings,
   PieceDownloader,
+  PieceDownloadOptions,
   PieceRequest,
   PoolOptions,
   TransferOptions,
 } from "../src/client/downloader.ts";
-export type {
-  Bindings,
-  DownloaderFactory,
-  DownloaderOptions,
-  QuicBindingOptions,
-} from "../src/client/factory.ts";
 export { QuicClient, TcpClient, VortexClient } from "../src/client/vortex/client.ts";
+export type { OnClosed } from "../src/client/vortex/downloader.ts";
 export {
   QuicDownloader,
   TcpDownloader,
@@ -86,6 +86,8 @@ export {
   type ReservedPacket,
 } from "../src/protocol/packet.ts";
 export { Tag } from "../src/protocol/tags.ts";
+export type { Flow, RateLimiter } from "../src/rate-limiter.ts";
+export type { Resolved } from "../src/resolved.ts";
 export {
   type Clock,
   portableRuntime,
@@ -93,23 +95,27 @@ export {
   systemClock,
   type Timer,
 } from "../src/runtime.ts";
+export type { PendingWriteBudget } from "../src/server/admission/pending-writes.ts";
 export {
   type ServerOptions,
   type ServerSettings,
   serverSettings,
 } from "../src/server/admission/upload.ts";
+export type { AdvertisedHost } from "../src/server/grpc/advertised.ts";
 export {
   type IdentityBinding,
   type ProtocolServer,
   type ServerBindings,
-  StorageServer,
+  type StorageServer,
   type StorageServerOptions,
+  startStorageServer,
 } from "../src/server/storage-server.ts";
 export { QuicServer, TcpServer, VortexServer } from "../src/server/vortex-server.ts";
 export {
   type GrowingTask,
   MemoryPieceStore,
   type MemoryTaskOptions,
+  memoryPieceStoreWith,
 } from "../src/store/memory-store.ts";
 export { PieceFeed } from "../src/store/piece-feed.ts";
 export type {
@@ -135,7 +141,6 @@ export {
   stockPorts,
 } from "../src/transport/peer-address.ts";
 export {
-  type ExcludedProtocol,
   type Protocol,
   type ProtocolChoice,
   protocolChoices,
@@ -144,10 +149,10 @@ export {
 export type { QuicTuning } from "../src/transport/quic-tuning.ts";
 export type {
   IdentityStore,
-  TlsClientOptions,
   TlsIdentity,
   TlsServerOptions,
 } from "../src/transport/tls.ts";
+export type { EarlyData } from "../src/transport/transport.ts";
 export {
   type ByteReader,
   type ByteStream,

@@ -10,3 +10,30 @@ export {
   denoQuicTransport,
 } from "../adapters/deno-quic/lazy-transport.ts";
 export type { DenoQuicOptions } from "../adapters/deno-quic/options.ts";
+export type {
+  ErrorCode,
+  ErrorKind,
+  VortexError,
+  VortexErrorJson,
+  VortexErrorOptions,
+} from "../src/errors.ts";
+export type { Address } from "../src/transport/address.ts";
+export type {
+  IdentityStore,
+  TlsClientOptions,
+  TlsIdentity,
+  TlsServerOptions,
+} from "../src/transport/tls.ts";
+export type {
+  ByteReader,
+  ByteStream,
+  ByteWriter,
+  CloseInfo,
+  Connection,
+  DialOptions,
+  EarlyData,
+  Listener,
+  ListenerCounters,
+  ListenOptions,
+  Transport,
+} from "../src/transport/transport.ts";

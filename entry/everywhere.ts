@@ -2,11 +2,12 @@
  * Exports shared by the Node, Bun and Deno entry points, apart from the functions that each of them
  * binds to its own QUIC transport.
  */
-
-export { type OpenTelemetryApi, openTelemetry } from "../adapters/opentelemetry.ts";
-export { nativeHashers } from "../adapters/shared/native-hashers.ts";
-export * from "./files.ts";
-export * from "./grpc.ts";
+export { type AddFileOptions, FilePieceStore } from "../adapters/files/store.ts";
+export type { TaskStat } from "../src/client/grpc/downloader.ts";
+export type { ServerOptions } from "../src/server/admission/upload.ts";
+export type { StorageServer, StorageServerOptions } from "../src/server/storage-server.ts";
+export type { Address } from "../src/transport/address.ts";
+export type { IdentityStore, TlsIdentity, TlsServerOptions } from "../src/transport/tls.ts";
+export type { ListenerCounters } from "../src/transport/transport.ts";
 export * from "./root.ts";
-export type { RuntimeApi, StatTaskOptions } from "./runtime-api.ts";
-export * from "./tcp.ts";
+export type { StatTaskOptions } from "./runtime-api.ts";

@@ -3,4 +3,6 @@
  *
  * @module
  */
+
+export type { DigestAlgorithm, Hasher, HasherFactory } from "../src/digest/hasher.ts";
 export * from "../src/ids.ts";

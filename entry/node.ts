@@ -4,13 +4,16 @@
  * @module
  */
 
+import type { DownloaderOptions } from "../src/client/factory.ts";
+import type { TaskStat } from "../src/client/grpc/downloader.ts";
+import type { Downloader } from "../src/client/task-downloader.ts";
+import type { StorageServer, StorageServerOptions } from "../src/server/storage-server.ts";
 import { nodeApi } from "./node-api.ts";
-import type { RuntimeApi } from "./runtime-api.ts";
+import type { StatTaskOptions } from "./runtime-api.ts";
 
 export * from "./everywhere.ts";
-export * from "./quiche.ts";
 
-const api: RuntimeApi = nodeApi();
+const api = nodeApi();
 /**
  * Creates a downloader for the protocol in the options. Throws `InvalidArgument` for bad options.
  *
@@ -23,7 +26,7 @@ const api: RuntimeApi = nodeApi();
  * await downloader.close();
  * ```
  */
-export const createDownloader: RuntimeApi["createDownloader"] = api.createDownloader;
+export const createDownloader: (options?: DownloaderOptions) => Downloader = api.createDownloader;
 /**
  * Starts a server that offers a piece store over QUIC, TCP and gRPC, or some of them.
  *
@@ -42,7 +45,8 @@ export const createDownloader: RuntimeApi["createDownloader"] = api.createDownlo
  * await server.close();
  * ```
  */
-export const startServer: RuntimeApi["startServer"] = api.startServer;
+export const startServer: (options: StorageServerOptions) => Promise<StorageServer> =
+  api.startServer;
 /**
  * Queries a peer over gRPC for a task's content length and piece length.
  * Rejects like {@link GrpcDownloader.statTask}.
@@ -58,4 +62,8 @@ export const startServer: RuntimeApi["startServer"] = api.startServer;
  * console.log(Math.ceil(contentLength / pieceLength), "pieces");
  * ```
  */
-export const statTask: RuntimeApi["statTask"] = api.statTask;
+export const statTask: (
+  addr: string,
+  taskId: string,
+  options?: StatTaskOptions,
+) => Promise<TaskStat> = api.statTask;

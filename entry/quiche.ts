@@ -7,3 +7,30 @@
 
 export { type QuicheTransportOptions, quicheTransport } from "../adapters/quiche/lazy-transport.ts";
 export type { QuicheOptions } from "../adapters/quiche/options.ts";
+export type {
+  ErrorCode,
+  ErrorKind,
+  VortexError,
+  VortexErrorJson,
+  VortexErrorOptions,
+} from "../src/errors.ts";
+export type { Address } from "../src/transport/address.ts";
+export type {
+  IdentityStore,
+  TlsClientOptions,
+  TlsIdentity,
+  TlsServerOptions,
+} from "../src/transport/tls.ts";
+export type {
+  ByteReader,
+  ByteStream,
+  ByteWriter,
+  CloseInfo,
+  Connection,
+  DialOptions,
+  EarlyData,
+  Listener,
+  ListenerCounters,
+  ListenOptions,
+  Transport,
+} from "../src/transport/transport.ts";

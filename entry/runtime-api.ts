@@ -14,8 +14,9 @@ import { loadPart } from "../src/load.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
 import {
   type ServerBindings,
-  StorageServer,
+  type StorageServer,
   type StorageServerOptions,
+  startStorageServer,
 } from "../src/server/storage-server.ts";
 import type { GrpcBinding } from "../src/transport/grpc.ts";
 import { identifiesPeer, type TlsClientOptions, tlsClientChecks } from "../src/transport/tls.ts";
@@ -95,7 +96,7 @@ export function runtimeApi(quic: QuicBinding, warn: (line: string) => void = war
   };
   return {
     createDownloader: downloaderFactory(bindings),
-    startServer: (options) => StorageServer.start(options, bindings),
+    startServer: (options) => startStorageServer(options, bindings),
     async statTask(addr, taskId, options = {}) {
       requireOptions("statTask", options, statTaskChecks);
       const { tls, ...callOptions } = options;

@@ -4,3 +4,25 @@
  * @module
  */
 export { tcpTransport } from "../adapters/tcp/transport.ts";
+export type {
+  ErrorCode,
+  ErrorKind,
+  VortexError,
+  VortexErrorJson,
+  VortexErrorOptions,
+} from "../src/errors.ts";
+export type { Address } from "../src/transport/address.ts";
+export type { TlsIdentity } from "../src/transport/tls.ts";
+export type {
+  ByteReader,
+  ByteStream,
+  ByteWriter,
+  CloseInfo,
+  Connection,
+  DialOptions,
+  EarlyData,
+  Listener,
+  ListenerCounters,
+  ListenOptions,
+  Transport,
+} from "../src/transport/transport.ts";

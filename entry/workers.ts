@@ -8,20 +8,19 @@
  */
 
 import { workersTransport } from "../adapters/workers/transport.ts";
-import { type DownloaderFactory, downloaderFactory } from "../src/client/factory.ts";
+import { type DownloaderOptions, downloaderFactory } from "../src/client/factory.ts";
+import type { Downloader } from "../src/client/task-downloader.ts";
 import { VortexDownloader } from "../src/client/vortex/downloader.ts";
 import { VortexError } from "../src/errors.ts";
 import { portableRuntime } from "../src/runtime.ts";
 
-export { type OpenTelemetryApi, openTelemetry } from "../adapters/opentelemetry.ts";
-export { workersTransport } from "../adapters/workers/transport.ts";
 export * from "./root.ts";
 
 /**
  * Creates a downloader. Only `protocol: "tcp"` works in edge workers; calls over other protocols
  * fail with `Unavailable`. Throws `InvalidArgument` for bad options.
  */
-export const createDownloader: DownloaderFactory = downloaderFactory({
+export const createDownloader: (options?: DownloaderOptions) => Downloader = downloaderFactory({
   runtime: portableRuntime,
   quic: () => unavailable("QUIC", "UDP"),
   tcp: async () => workersTransport,

@@ -11,13 +11,9 @@
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
-import {
-  FilePieceStore,
-  fileIdentityStore,
-  formatAddress,
-  startServer,
-  VortexError,
-} from "vortex-peer";
+import { FilePieceStore, startServer, VortexError } from "vortex-peer";
+import { formatAddress } from "vortex-peer/core";
+import { fileIdentityStore } from "vortex-peer/files";
 
 const { values: options, positionals: paths } = parseArgs({
   allowPositionals: true,

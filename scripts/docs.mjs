@@ -4,17 +4,14 @@
 //     npm run docs
 //     npm run docs -- DIRECTORY
 import { spawnSync } from "node:child_process";
-import { rmSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const output = resolve(process.argv[2] ?? join(root, "docs", "api"));
-// The other subpaths export subsets of these.
-const entries = [
-  ...["node", "bun", "deno", "workers"].map((entry) => `entry/${entry}.ts`),
-  "entry/core.ts",
-];
+const { exports } = JSON.parse(readFileSync(join(root, "deno.json"), "utf8"));
+const entries = [...new Set(Object.values(exports))];
 
 // Removes pages of symbols that are no longer exported.
 if (process.argv[2] === undefined) rmSync(output, { recursive: true, force: true });

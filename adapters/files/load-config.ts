@@ -22,7 +22,8 @@ export const configVariable = "VORTEX_PEER_CONFIG";
  *
  * @example
  * ```ts
- * import { createDownloader, FilePieceStore, loadConfig, startServer } from "vortex-peer";
+ * import { createDownloader, FilePieceStore, startServer } from "vortex-peer";
+ * import { loadConfig } from "vortex-peer/files";
  *
  * const config = await loadConfig("/etc/dragonfly/dfdaemon.yaml");
  * const downloader = createDownloader(await config.downloader());

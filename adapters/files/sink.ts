@@ -43,7 +43,8 @@ import { codeOf, storageError } from "./storage-error.ts";
  *
  * @example
  * ```ts
- * import { createDownloader, fileSink } from "vortex-peer";
+ * import { createDownloader } from "vortex-peer";
+ * import { fileSink } from "vortex-peer/files";
  *
  * const downloader = createDownloader({ protocol: "tcp" });
  * const taskId = "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd";

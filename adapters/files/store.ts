@@ -68,6 +68,9 @@ export interface AddFileOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Replaces the hash functions of a store. */
+let setHashers: (store: FilePieceStore, hashers: HasherFactory) => void;
+
 /**
  * Piece store that serves files as tasks, directly from disk.
  *
@@ -99,14 +102,15 @@ export interface AddFileOptions {
  * ```
  */
 export class FilePieceStore implements PieceStore {
-  readonly #hashers: HasherFactory;
+  #hashers: HasherFactory = nativeHashers;
   /** Files of each task, by task id. All files of a task have the same content. */
   readonly #files = new Map<string, readonly IndexedFile[]>();
   #closed = false;
 
-  /** @param hashers creates the hashers for digests. Default: the native hashers of the runtime */
-  constructor(hashers: HasherFactory = nativeHashers) {
-    this.#hashers = hashers;
+  static {
+    setHashers = (store, hashers) => {
+      store.#hashers = hashers;
+    };
   }
 
   /**
@@ -182,6 +186,13 @@ export class FilePieceStore implements PieceStore {
   #requireOpen(): void {
     if (this.#closed) throw new VortexError("Closed", "file store is closed");
   }
+}
+
+/** Creates a {@link FilePieceStore} with other hash functions than the native ones; for tests. */
+export function filePieceStoreWith(hashers: HasherFactory): FilePieceStore {
+  const store = new FilePieceStore();
+  setHashers(store, hashers);
+  return store;
 }
 
 /** Size in bytes and modification time of a file, to detect changes of its content. */

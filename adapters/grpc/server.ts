@@ -205,7 +205,7 @@ export class GrpcServer implements ProtocolServer {
    * Stops listening, and waits at most `grace` ms (default 5,000) for the responses in progress.
    * Then destroys the remaining sessions.
    */
-  close(options: { readonly grace?: number } = {}): Promise<void> {
+  close(options: { readonly grace?: number | undefined } = {}): Promise<void> {
     this.#closing ??= this.#end(options.grace ?? 5000);
     return this.#closing;
   }

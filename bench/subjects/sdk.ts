@@ -9,7 +9,7 @@ import type { DownloaderOptions } from "../../src/client/factory.ts";
 import { QuicDownloader } from "../../src/client/vortex/downloader.ts";
 import type { HasherFactory } from "../../src/digest/hasher.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Client, Content, DialOptions, Peer, Serving, Subject } from "../subject.ts";
 
@@ -83,7 +83,7 @@ async function serve(
   host: string,
   hashers: HasherFactory,
 ): Promise<Serving> {
-  const store = new MemoryPieceStore(hashers);
+  const store = memoryPieceStoreWith(hashers);
   for (const pieceLength of pieceLengths)
     store.putTask(taskIdOf(pieceLength), bytes, { pieceLength });
   const server = await entry.startServer({

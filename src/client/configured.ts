@@ -23,7 +23,12 @@ export function downloaderOptions(config: Config, files: DownloaderFiles = {}): 
   const tls = clientTls(config, files);
   return {
     protocol: download.protocol,
-    ports: { quic: storage.server.quicPort, tcp: storage.server.tcpPort, grpc: upload.server.port },
+    // Port 0 makes a server take any free port, so the ports of other peers are unknown.
+    ports: {
+      quic: storage.server.quicPort || undefined,
+      tcp: storage.server.tcpPort || undefined,
+      grpc: upload.server.port || undefined,
+    },
     pieceTimeout: download.pieceTimeout,
     concurrentPieceCount: download.concurrentPieceCount,
     ...(download.bandwidthLimit !== undefined && { rateLimit: download.bandwidthLimit }),

@@ -20,7 +20,7 @@ import {
 import type { Resolved } from "../resolved.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Telemetry } from "../telemetry.ts";
-import { peerAddress } from "../transport/peer-address.ts";
+import { type PeerAddress, peerAddress } from "../transport/peer-address.ts";
 
 /**
  * Options of one call. A timeout given here overrides the timeout of the same name in
@@ -50,10 +50,10 @@ export interface CallOptions {
   readonly unreadTimeout?: number | undefined;
 }
 
-/** Options of {@link PieceDownloader.downloadPiece}: the piece, the peer, and limits. */
-export interface PieceRequest extends CallOptions {
-  /** Address of the peer, `host:port`, where it serves the protocol of the downloader. */
-  readonly addr: string;
+/** Options of `downloadPiece`: the piece, the peer, and limits of the call. */
+export interface PieceDownloadOptions extends CallOptions {
+  /** Address of the peer: one `host:port`, or an object with one `host:port` per protocol. */
+  readonly addr: PeerAddress;
   /**
    * ID of the requesting host. Sent over gRPC only, because the Vortex protocol has no field for
    * it. Default: the value of the downloader.
@@ -74,6 +74,12 @@ export interface PieceRequest extends CallOptions {
   readonly range?: RequestedRange | undefined;
 }
 
+/** {@link PieceDownloadOptions} for a downloader of one protocol. */
+export interface PieceRequest extends PieceDownloadOptions {
+  /** Address of the peer, `host:port`, where it serves the protocol of the downloader. */
+  readonly addr: string;
+}
+
 /**
  * Fetches pieces of tasks from peers. The interface is the same for every protocol. Created by
  * `createDownloader`.
@@ -81,36 +87,7 @@ export interface PieceRequest extends CallOptions {
 export interface PieceDownloader {
   /**
    * Requests a piece from a peer. Resolves when the peer has announced the piece. The content is
-   * then read from the returned {@link Piece}.
-   *
-   * Rejects with a `VortexError`:
-   * - bad arguments: `InvalidArgument`;
-   * - no connection: `ConnectionRefused`, `Unreachable`, `ConnectTimeout`, `HandshakeFailed`,
-   *   `ProtocolNotSupported`;
-   * - errors that the peer sent: `NotFound` and the `Remote…` codes;
-   * - invalid responses: `PieceMismatch`, `ProtocolViolation`, `InvalidPacket`, `InvalidLength`,
-   *   `InvalidUtf8`, `LimitExceeded`, `TruncatedContent`;
-   * - lost connections and streams: `ConnectionLost`, `StreamReset`;
-   * - timeouts: `PieceTimeout`, `Stalled`;
-   * - end by the caller: `Aborted`, `Closed`.
-   *
-   * Reading the content fails with the same codes, and with `DigestMismatch`.
-   *
-   * @example
-   * ```ts
-   * import { createDownloader } from "vortex-peer";
-   *
-   * const downloader = createDownloader({ protocol: "tcp" });
-   * const piece = await downloader.downloadPiece({
-   *   addr: "10.0.0.7:4005",
-   *   taskId: "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd",
-   *   number: 0,
-   *   signal: AbortSignal.timeout(10_000),
-   * });
-   * for await (const chunk of piece.content) console.log(chunk.length);
-   * await downloader.close();
-   * ```
-   *
+   * then read from the returned {@link Piece}. Rejects like `Downloader.downloadPiece`.
    */
   downloadPiece(options: PieceRequest): Promise<Piece>;
   /** Closes all connections. Pending requests fail with `Closed`. Idempotent. */

@@ -90,7 +90,7 @@ export interface DownloaderOptions extends TransferOptions {
    * one of these ports, the others are used for the other protocols. Default: the ports of stock
    * Dragonfly.
    */
-  readonly ports?: Partial<ProtocolPorts> | undefined;
+  readonly ports?: { readonly [Name in Protocol]?: number | undefined } | undefined;
   /**
    * Options for the protocol selection of `auto` and `hybrid`. For the defaults see
    * {@link AutoOptions}.

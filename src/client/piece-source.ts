@@ -2,8 +2,8 @@ import type { Piece } from "../piece.ts";
 import type { TaskSource } from "../task/source.ts";
 import { addressFor, type PeerAddresses } from "../transport/peer-address.ts";
 import type { Protocol } from "../transport/protocol.ts";
-import type { AutoDownloader, PieceDownloadOptions } from "./auto/downloader.ts";
-import type { PieceDownloader } from "./downloader.ts";
+import type { AutoDownloader } from "./auto/downloader.ts";
+import type { PieceDownloader, PieceDownloadOptions } from "./downloader.ts";
 
 /**
  * Fetches single pieces, and pieces for task downloads. Uses one protocol, the best one for each

@@ -39,7 +39,8 @@ export interface StorageCallOptions extends CallOptions {
  *
  * @example
  * ```ts
- * import { createDownloader, parseConfig, StorageClient } from "vortex-peer";
+ * import { createDownloader } from "vortex-peer";
+ * import { parseConfig, StorageClient } from "vortex-peer/config";
  *
  * const config = parseConfig({ download: { protocol: "tcp" } });
  * const addressOf = (peerId: string) => `${peerId}:4005`;

@@ -9,8 +9,7 @@ import type {
   TaskStream,
   TaskStreamOptions,
 } from "../task/task.ts";
-import type { PieceDownloadOptions } from "./auto/downloader.ts";
-import type { DownloaderSettings } from "./downloader.ts";
+import type { DownloaderSettings, PieceDownloadOptions } from "./downloader.ts";
 import { pieceRequestChecks } from "./downloader.ts";
 import type { PieceSource } from "./piece-source.ts";
 
@@ -27,8 +26,35 @@ export interface ClosableDirectory extends TaskDirectory {
 export interface Downloader {
   /**
    * Requests a piece from a peer. Resolves when the peer has announced the piece. The content is
-   * then read from the returned {@link Piece}. For the errors and an example see
-   * {@link PieceDownloader.downloadPiece}.
+   * then read from the returned {@link Piece}.
+   *
+   * Rejects with a `VortexError`:
+   * - bad arguments: `InvalidArgument`;
+   * - no connection: `ConnectionRefused`, `Unreachable`, `ConnectTimeout`, `HandshakeFailed`,
+   *   `ProtocolNotSupported`;
+   * - errors that the peer sent: `NotFound` and the `Remote…` codes;
+   * - invalid responses: `PieceMismatch`, `ProtocolViolation`, `InvalidPacket`, `InvalidLength`,
+   *   `InvalidUtf8`, `LimitExceeded`, `TruncatedContent`;
+   * - lost connections and streams: `ConnectionLost`, `StreamReset`;
+   * - timeouts: `PieceTimeout`, `Stalled`;
+   * - end by the caller: `Aborted`, `Closed`.
+   *
+   * Reading the content fails with the same codes, and with `DigestMismatch`.
+   *
+   * @example
+   * ```ts
+   * import { createDownloader } from "vortex-peer";
+   *
+   * const downloader = createDownloader({ protocol: "tcp" });
+   * const piece = await downloader.downloadPiece({
+   *   addr: "10.0.0.7:4005",
+   *   taskId: "7b1a7a2c4ff3a6f9c2f1c5c07bd0ff1aee0c8f8ea8ac2f7c5b1d1f0f5ae1b6cd",
+   *   number: 0,
+   *   signal: AbortSignal.timeout(10_000),
+   * });
+   * for await (const chunk of piece.content) console.log(chunk.length);
+   * await downloader.close();
+   * ```
    */
   downloadPiece(options: PieceDownloadOptions): Promise<Piece>;
   /**

@@ -72,7 +72,8 @@ export interface ConfigProblem extends Problem {
  *
  * @example
  * ```ts
- * import { createDownloader, downloaderOptions, parseConfig } from "vortex-peer";
+ * import { createDownloader } from "vortex-peer";
+ * import { downloaderOptions, parseConfig } from "vortex-peer/config";
  *
  * const config = parseConfig({ download: { protocol: "quic", pieceTimeout: "1m30s" } });
  * const downloader = createDownloader(downloaderOptions(config));

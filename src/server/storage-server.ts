@@ -24,7 +24,7 @@ import {
 import type { AdvertisedHost } from "./grpc/advertised.ts";
 import { VortexServer } from "./vortex-server.ts";
 
-/** Options of {@link StorageServer.start}. At least one of `quic`, `tcp` and `grpc` is required. */
+/** Options of {@link startStorageServer}. At least one of `quic`, `tcp` and `grpc` is required. */
 export interface StorageServerOptions extends ServerOptions {
   /** Store that contains the pieces to serve. */
   readonly store: PieceStore;
@@ -95,7 +95,7 @@ export interface ProtocolServer {
    * Rejects new requests and waits up to `grace` ms for responses in flight. Then aborts the
    * responses that are still in flight, and stops listening.
    */
-  close(options?: { readonly grace?: number }): Promise<void>;
+  close(options?: { readonly grace?: number | undefined }): Promise<void>;
 }
 
 /**
@@ -147,124 +147,18 @@ export interface IdentityBinding {
 
 /**
  * Serves the pieces of one store over any combination of QUIC, TCP and gRPC. All protocols share
- * one upload rate limit. QUIC and gRPC over TLS share one certificate.
+ * one upload rate limit. QUIC and gRPC over TLS share one certificate. Created by `startServer`.
  */
-export class StorageServer {
+export interface StorageServer {
   /** Local address of each protocol that this server listens for, with the assigned port. */
   readonly addresses: { readonly quic?: Address; readonly tcp?: Address; readonly grpc?: Address };
-  readonly #servers: readonly ProtocolServer[];
-  readonly #tls: TlsServerOptions;
-  readonly #identities: IdentityBinding;
-  /** Certificate and key for new connections; undefined if no protocol uses TLS. */
-  #identity: TlsIdentity | undefined;
-  /**
-   * Promise that resolves when the latest certificate rotation has ended. The next rotation waits
-   * for it, so that rotations run one after another.
-   */
-  #rotating: Promise<unknown> = Promise.resolve();
-
-  private constructor(
-    addresses: StorageServer["addresses"],
-    servers: readonly ProtocolServer[],
-    tls: TlsServerOptions,
-    identities: IdentityBinding,
-    identity: TlsIdentity | undefined,
-  ) {
-    this.addresses = addresses;
-    this.#servers = servers;
-    this.#tls = tls;
-    this.#identities = identities;
-    this.#identity = identity;
-  }
-
-  /**
-   * Starts to listen for the protocols in `options`. If one protocol fails, the others are closed
-   * too. Rejects with:
-   *
-   * - `InvalidArgument` if an option is invalid, or no protocol is given
-   * - `AddressInUse` if an address is in use, or does not belong to this host
-   * - `Unavailable` if the runtime lacks a protocol
-   * - `StorageFailed` if `tls.identityStore` cannot be read or written
-   */
-  static async start(
-    options: StorageServerOptions,
-    bindings: ServerBindings,
-  ): Promise<StorageServer> {
-    requireOptions("startServer", options, storageServerChecks);
-    const { store, host = "0.0.0.0", quic, tcp, grpc, tls = {} } = options;
-    const settings = serverSettings(options, bindings.runtime);
-    if (quic === undefined && tcp === undefined && grpc === undefined) {
-      throw new VortexError(
-        "InvalidArgument",
-        "protocols to serve: expected quic, tcp or grpc with a port, got none",
-      );
-    }
-    const started: ProtocolServer[] = [];
-    const addresses: { quic?: Address; tcp?: Address; grpc?: Address } = {};
-    let identity: TlsIdentity | undefined;
-    const listen = async (transport: Transport, port: number): Promise<VortexServer> => {
-      const server = await VortexServer.listen(
-        transport,
-        { host, port },
-        store,
-        bindings.runtime,
-        settings,
-      );
-      started.push(server);
-      return server;
-    };
-    try {
-      // All protocols share one identity, so clients pin a single fingerprint.
-      if (quic !== undefined || grpc?.tls === true)
-        identity = await bindings.identities.serverIdentity(tls);
-      const serverTls = {
-        ...identity,
-        ...(tls.clientCa !== undefined && { clientCa: tls.clientCa }),
-      };
-      if (quic !== undefined) {
-        const { port, ...tuning } = quic;
-        const transport = await bindings.quicListener(serverTls, tuning);
-        addresses.quic = (await listen(transport, port)).address;
-      }
-      if (tcp !== undefined) addresses.tcp = (await listen(await bindings.tcp(), tcp.port)).address;
-      if (grpc !== undefined) {
-        const local = { host: grpc.host ?? host, port: grpc.port };
-        const server = await bindings.grpcServer(
-          local,
-          store,
-          settings,
-          grpc.tls === true ? serverTls : undefined,
-          servingOf(options, addresses),
-        );
-        started.push(server);
-        addresses.grpc = server.address;
-      }
-    } catch (error) {
-      await Promise.all(started.map((server) => server.close({ grace: 0 })));
-      throw error;
-    }
-    return new StorageServer(addresses, started, tls, bindings.identities, identity);
-  }
-
   /** Sum of the listener counters of all protocols. A listener that does not count adds 0. */
-  get counters(): ListenerCounters {
-    const sum = { unanswerable: 0, unsent: 0, caught: 0 };
-    for (const { counters } of this.#servers) {
-      sum.unanswerable += counters?.unanswerable ?? 0;
-      sum.unsent += counters?.unsent ?? 0;
-      sum.caught += counters?.caught ?? 0;
-    }
-    return sum;
-  }
-
+  readonly counters: ListenerCounters;
   /**
    * SHA-256 fingerprint of the current certificate, for clients to pin. Undefined if no protocol
    * uses TLS.
    */
-  get fingerprint(): string | undefined {
-    return this.#secured()[0]?.fingerprint;
-  }
-
+  readonly fingerprint: string | undefined;
   /**
    * Replaces the certificate for new connections over QUIC and gRPC; existing connections continue
    * with the old certificate. Resolves to the fingerprint of the new certificate.
@@ -279,6 +173,126 @@ export class StorageServer {
    * @param identity new certificate and key, saved in `tls.identityStore` if there is one. Default:
    * a new self-signed certificate
    */
+  rotateCertificate(identity?: TlsIdentity): Promise<string>;
+  /**
+   * Rejects new requests and waits up to `grace` ms (default 5,000) for responses in flight. Then
+   * aborts the responses that are still in flight, and stops listening. Idempotent.
+   */
+  close(options?: { readonly grace?: number | undefined }): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/**
+ * Starts to listen for the protocols in `options`. If one protocol fails, the others are closed
+ * too. Rejects with:
+ *
+ * - `InvalidArgument` if an option is invalid, or no protocol is given
+ * - `AddressInUse` if an address is in use, or does not belong to this host
+ * - `Unavailable` if the runtime lacks a protocol
+ * - `StorageFailed` if `tls.identityStore` cannot be read or written
+ */
+export async function startStorageServer(
+  options: StorageServerOptions,
+  bindings: ServerBindings,
+): Promise<StorageServer> {
+  requireOptions("startServer", options, storageServerChecks);
+  const { store, host = "0.0.0.0", quic, tcp, grpc, tls = {} } = options;
+  const settings = serverSettings(options, bindings.runtime);
+  if (quic === undefined && tcp === undefined && grpc === undefined) {
+    throw new VortexError(
+      "InvalidArgument",
+      "protocols to serve: expected quic, tcp or grpc with a port, got none",
+    );
+  }
+  const started: ProtocolServer[] = [];
+  const addresses: { quic?: Address; tcp?: Address; grpc?: Address } = {};
+  let identity: TlsIdentity | undefined;
+  const listen = async (transport: Transport, port: number): Promise<VortexServer> => {
+    const server = await VortexServer.listen(
+      transport,
+      { host, port },
+      store,
+      bindings.runtime,
+      settings,
+    );
+    started.push(server);
+    return server;
+  };
+  try {
+    // All protocols share one identity, so clients pin a single fingerprint.
+    if (quic !== undefined || grpc?.tls === true)
+      identity = await bindings.identities.serverIdentity(tls);
+    const serverTls = {
+      ...identity,
+      ...(tls.clientCa !== undefined && { clientCa: tls.clientCa }),
+    };
+    if (quic !== undefined) {
+      const { port, ...tuning } = quic;
+      const transport = await bindings.quicListener(serverTls, tuning);
+      addresses.quic = (await listen(transport, port)).address;
+    }
+    if (tcp !== undefined) addresses.tcp = (await listen(await bindings.tcp(), tcp.port)).address;
+    if (grpc !== undefined) {
+      const local = { host: grpc.host ?? host, port: grpc.port };
+      const server = await bindings.grpcServer(
+        local,
+        store,
+        settings,
+        grpc.tls === true ? serverTls : undefined,
+        servingOf(options, addresses),
+      );
+      started.push(server);
+      addresses.grpc = server.address;
+    }
+  } catch (error) {
+    await Promise.all(started.map((server) => server.close({ grace: 0 })));
+    throw error;
+  }
+  return new ServerGroup(addresses, started, tls, bindings.identities, identity);
+}
+
+/** {@link StorageServer} that consists of one server per protocol. */
+class ServerGroup implements StorageServer {
+  readonly addresses: { readonly quic?: Address; readonly tcp?: Address; readonly grpc?: Address };
+  readonly #servers: readonly ProtocolServer[];
+  readonly #tls: TlsServerOptions;
+  readonly #identities: IdentityBinding;
+  /** Certificate and key for new connections; undefined if no protocol uses TLS. */
+  #identity: TlsIdentity | undefined;
+  /**
+   * Promise that resolves when the latest certificate rotation has ended. The next rotation waits
+   * for it, so that rotations run one after another.
+   */
+  #rotating: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    addresses: StorageServer["addresses"],
+    servers: readonly ProtocolServer[],
+    tls: TlsServerOptions,
+    identities: IdentityBinding,
+    identity: TlsIdentity | undefined,
+  ) {
+    this.addresses = addresses;
+    this.#servers = servers;
+    this.#tls = tls;
+    this.#identities = identities;
+    this.#identity = identity;
+  }
+
+  get counters(): ListenerCounters {
+    const sum = { unanswerable: 0, unsent: 0, caught: 0 };
+    for (const { counters } of this.#servers) {
+      sum.unanswerable += counters?.unanswerable ?? 0;
+      sum.unsent += counters?.unsent ?? 0;
+      sum.caught += counters?.caught ?? 0;
+    }
+    return sum;
+  }
+
+  get fingerprint(): string | undefined {
+    return this.#secured()[0]?.fingerprint;
+  }
+
   rotateCertificate(identity?: TlsIdentity): Promise<string> {
     const rotation = this.#rotating.then(() => this.#rotate(identity));
     this.#rotating = rotation.catch(() => {});
@@ -320,11 +334,7 @@ export class StorageServer {
     return this.#servers.filter(({ fingerprint }) => fingerprint !== undefined);
   }
 
-  /**
-   * Rejects new requests and waits up to `grace` ms (default 5,000) for responses in flight. Then
-   * aborts the responses that are still in flight, and stops listening. Idempotent.
-   */
-  async close(options: { readonly grace?: number } = {}): Promise<void> {
+  async close(options: { readonly grace?: number | undefined } = {}): Promise<void> {
     await Promise.all(this.#servers.map((server) => server.close(options)));
   }
 

@@ -126,7 +126,7 @@ export class VortexServer {
    * aborts the responses that are still in flight, and stops listening. Finally waits up to 1 s for
    * pending reads of the store to end. Idempotent.
    */
-  close(options: { readonly grace?: number } = {}): Promise<void> {
+  close(options: { readonly grace?: number | undefined } = {}): Promise<void> {
     this.#closing ??= this.#close(options.grace ?? 5000);
     return this.#closing;
   }

@@ -70,6 +70,9 @@ interface Entry {
   >;
 }
 
+/** Replaces the hash functions of a store. */
+let setHashers: (store: MemoryPieceStore, hashers: HasherFactory) => void;
+
 /**
  * Piece store that holds the content of all tasks in memory.
  *
@@ -86,11 +89,13 @@ interface Entry {
  * ```
  */
 export class MemoryPieceStore implements PieceStore {
-  readonly #hashers: HasherFactory;
+  #hashers: HasherFactory = portableHashers;
   readonly #tasks = new Map<string, Entry>();
 
-  constructor(hashers: HasherFactory = portableHashers) {
-    this.#hashers = hashers;
+  static {
+    setHashers = (store, hashers) => {
+      store.#hashers = hashers;
+    };
   }
 
   /**
@@ -217,4 +222,14 @@ const taskChecks: Checks<MemoryTaskOptions> = {
 function requireTask(owner: string, taskId: string, options: MemoryTaskOptions): void {
   text("taskId", taskId);
   requireOptions(owner, options, taskChecks);
+}
+
+/**
+ * Creates a {@link MemoryPieceStore} with other hash functions than the portable ones, such as
+ * `nativeHashers` of a runtime.
+ */
+export function memoryPieceStoreWith(hashers: HasherFactory): MemoryPieceStore {
+  const store = new MemoryPieceStore();
+  setHashers(store, hashers);
+  return store;
 }

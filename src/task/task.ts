@@ -121,9 +121,6 @@ export interface TaskStreamOptions extends KnownLayout {
   readonly onEvent?: ((event: TaskEvent) => void) | undefined;
 }
 
-/** Destination of a download, see {@link TaskDownloadOptions.to}. */
-export type TaskDestination = string | URL | WritableStream<Uint8Array> | TaskSink;
-
 /** Options of `downloadTask`: those of `streamTask`, and the destination of the content. */
 export interface TaskDownloadOptions extends TaskStreamOptions {
   /**
@@ -135,7 +132,7 @@ export interface TaskDownloadOptions extends TaskStreamOptions {
    *   aborted if the download fails. Must not be locked.
    * - A {@link TaskSink}: `memorySink()`, `fileSink(path)` or a custom sink.
    */
-  readonly to: TaskDestination;
+  readonly to: string | URL | WritableStream<Uint8Array> | TaskSink;
 }
 
 /**

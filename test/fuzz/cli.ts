@@ -382,7 +382,14 @@ class RecordingSdk implements Sdk {
 
   createDownloader(options: DownloaderOptions): ReturnType<Sdk["createDownloader"]> {
     this.made = options;
-    const ask = (request: unknown): never => {
+    const ask = (options: object): never => {
+      const {
+        signal,
+        to: _to,
+        onEvent: _onEvent,
+        ...request
+      }: Record<string, unknown> = { ...options };
+      assert.ok(signal instanceof AbortSignal);
       this.asked = request;
       return notFound();
     };

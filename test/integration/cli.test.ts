@@ -20,7 +20,7 @@ import { after, describe, it } from "node:test";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { runtimeApi } from "../../entry/runtime-api.ts";
 import { digestOf } from "../../src/digest/digest.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import type { ParentProgress } from "../../src/task/task.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
@@ -806,7 +806,7 @@ function parseLines(bytes: Uint8Array): { [key: string]: unknown }[] {
 /** Starts a peer in this process that answers a given number of requests and holds later ones. */
 async function heldPeer(content: Uint8Array) {
   const taskId = "d4".repeat(32);
-  const whole = new MemoryPieceStore(nativeHashers);
+  const whole = memoryPieceStoreWith(nativeHashers);
   whole.putTask(taskId, content, { pieceLength: PIECE_LENGTH });
   const asked: number[] = [];
   let again = 0;

@@ -10,7 +10,7 @@ import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { type MemoryPieceStore, memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
 import type { TaskEvent, TaskStreamOptions } from "../../src/task/task.ts";
 import { formatAddress } from "../../src/transport/address.ts";
@@ -60,7 +60,7 @@ class ChangingPeer {
     let peer: ChangingPeer | undefined;
     const stores = new Map<Uint8Array, MemoryPieceStore>();
     const storeOf = (bytes: Uint8Array): MemoryPieceStore => {
-      const store = stores.get(bytes) ?? new MemoryPieceStore(nativeHashers);
+      const store = stores.get(bytes) ?? memoryPieceStoreWith(nativeHashers);
       if (!stores.has(bytes)) store.putTask(taskId, bytes, { pieceLength: PIECE_LENGTH });
       stores.set(bytes, store);
       return store;

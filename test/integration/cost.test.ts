@@ -17,7 +17,7 @@ import type { PieceDownloader } from "../../src/client/downloader.ts";
 import { QuicDownloader, TcpDownloader } from "../../src/client/vortex/downloader.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
 import type { Transport } from "../../src/transport/transport.ts";
@@ -161,7 +161,7 @@ class Peers {
     transport: Transport,
     local: { readonly host: string; readonly port: number },
   ): Promise<Peers> {
-    const store = new MemoryPieceStore(nativeHashers);
+    const store = memoryPieceStoreWith(nativeHashers);
     store.putTask(taskId, seededBytes(1, TOTAL_BYTES), { pieceLength: PIECE_BYTES });
     const server = await VortexServer.listen(transport, local, store, runtime);
     const peers = new Peers(

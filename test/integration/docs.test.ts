@@ -62,7 +62,7 @@ const mostUsed = [
 
 /** Settings types, and the options types whose members document theirs. */
 const documentedBy: Readonly<Record<string, string>> = {
-  DownloaderSettings: "DownloaderOptions",
+  DownloaderSettings: "TransferOptions",
   ServerSettings: "ServerOptions",
 };
 
@@ -87,7 +87,7 @@ const samplesThatRun: Readonly<Record<string, readonly string[]>> = {
     "Certificates: ts",
     "Be a parent in a cluster: ts",
   ],
-  "docs/errors.md": ["Errors: ts"],
+  "docs/errors.md": ["Errors: ts", "In logs: json"],
   "docs/from-rust.md": ["Fetching pieces: ts", "Configuration: ts"],
   "docs/tasks.md": [
     "Watch and pause a download: ts",
@@ -158,6 +158,14 @@ if (runtimeName === "node") {
         );
         assert.deepEqual(names, samplesThatRun[page] ?? [], page);
       }
+    });
+
+    it("docs/errors.md: an error in JSON has the form of the sample", async () => {
+      const sample = JSON.parse(await sampleUnder("docs/errors.md", "In logs", "json"));
+      const { code, message, addr } = sample;
+      const cause = Object.assign(new Error(sample.cause.message), { code: sample.cause.code });
+      const error = new VortexError(code, message, { addr, cause });
+      assert.deepEqual(JSON.parse(JSON.stringify(error)), sample);
     });
 
     it("the samples of docs that need one peer or none run", () =>

@@ -24,7 +24,7 @@ import { VortexError } from "../../src/errors.ts";
 import { type Clock, portableRuntime, systemClock } from "../../src/runtime.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { TlsIdentity } from "../../src/transport/tls.ts";
@@ -301,7 +301,7 @@ describe("exhausted file descriptors", () => {
   };
   before(async () => {
     if (!canLimitDescriptors) return;
-    const store = new MemoryPieceStore(nativeHashers);
+    const store = memoryPieceStoreWith(nativeHashers);
     for (const protocol of faultProtocols)
       store.putTask(faultTaskId(protocol), content, { pieceLength });
     const each = { quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } };
@@ -521,7 +521,7 @@ describe("a clock that jumps", () => {
     "the time of day, by ten years and back during a download, has no effect",
     testOptions,
     async () => {
-      const store = new MemoryPieceStore(nativeHashers);
+      const store = memoryPieceStoreWith(nativeHashers);
       for (const protocol of faultProtocols)
         store.putTask(faultTaskId(protocol), content, { pieceLength });
       const each = { quic: { port: 0 }, tcp: { port: 0 }, grpc: { port: 0 } };
@@ -566,7 +566,7 @@ describe("a clock that jumps", () => {
         setTimer: systemClock.setTimer,
       };
       const runtime = { ...portableRuntime, hashers: nativeHashers, clock };
-      const store = new MemoryPieceStore(nativeHashers);
+      const store = memoryPieceStoreWith(nativeHashers);
       store.putTask(faultTaskId("tcp"), content, { pieceLength });
       const local = { host: "127.0.0.1", port: 0 };
       const limited = { uploadRateLimit: 20_000_000 };

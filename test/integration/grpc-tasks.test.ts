@@ -18,7 +18,7 @@ import { taskIdOfUrl } from "../../src/ids.ts";
 import { portableRuntime, type Runtime } from "../../src/runtime.ts";
 import { serverSettings } from "../../src/server/admission/upload.ts";
 import type { StorageServer, StorageServerOptions } from "../../src/server/storage-server.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { type MemoryPieceStore, memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import type { PieceStore } from "../../src/store/store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { assertRejects } from "../support/failures.ts";
@@ -78,14 +78,14 @@ async function withPeers(
 }
 
 function storeOf(pieceLength = 4 * MEBI): MemoryPieceStore {
-  const store = new MemoryPieceStore(nativeHashers);
+  const store = memoryPieceStoreWith(nativeHashers);
   store.putTask(taskId, content, { pieceLength });
   return store;
 }
 
 /** Creates a store whose task has 1 MiB pieces, none of them yet, and counts its watchers. */
 function growingStore() {
-  const store = new MemoryPieceStore(nativeHashers);
+  const store = memoryPieceStoreWith(nativeHashers);
   const growing = store.startTask(taskId, content.length, { pieceLength: MEBI });
   const put = (number: number): void =>
     growing.putPiece(number, content.subarray(number * MEBI, (number + 1) * MEBI));

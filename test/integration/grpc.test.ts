@@ -27,7 +27,7 @@ import { digestOf } from "../../src/digest/digest.ts";
 import type { VortexError } from "../../src/errors.ts";
 import { portableRuntime, type Runtime } from "../../src/runtime.ts";
 import { type ServerOptions, serverSettings } from "../../src/server/admission/upload.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import type { PieceStore } from "../../src/store/store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { assertRejects, rejectionOf } from "../support/failures.ts";
@@ -43,7 +43,7 @@ const testOptions = { timeout: 60_000 };
 const bigTask = "b".repeat(64);
 const manyTask = "c".repeat(64);
 const bytes = seededBytes(7, 128 * MEBI);
-const store = new MemoryPieceStore(nativeHashers);
+const store = memoryPieceStoreWith(nativeHashers);
 store.putTask(taskId, bytes.subarray(0, 20_000), { pieceLength: 6000 });
 store.putTask(bigTask, bytes, { pieceLength: 64 * MEBI });
 store.putTask(manyTask, bytes, { pieceLength: 4 * MEBI });
@@ -704,9 +704,9 @@ describe("gRPC: a server enforces", () => {
 });
 
 describe("gRPC over TLS, on one side only", () => {
-  it("causes HandshakeFailed when only the client uses TLS", testOptions, async () => {
+  it("causes ProtocolNotSupported when only the client uses TLS", testOptions, async () => {
     await withPair({ client: { tls: { verify: false } } }, async ({ downloader, addr }) => {
-      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "HandshakeFailed");
+      await assertRejects(downloader.downloadPiece(pieceRequest(addr)), "ProtocolNotSupported");
     });
   });
 

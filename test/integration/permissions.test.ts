@@ -11,7 +11,7 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { after, describe, it } from "node:test";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { seededBytes } from "../support/random.ts";
@@ -380,7 +380,7 @@ async function untilReady(command: readonly string[]): Promise<Outcome> {
 /** Runs `use` with a peer for each protocol, a writable folder and files to read. */
 async function withTestFiles(use: (setting: TestFiles) => Promise<void>): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), "vortex-permissions-"));
-  const store = new MemoryPieceStore(nativeHashers);
+  const store = memoryPieceStoreWith(nativeHashers);
   store.putTask(taskId, content);
   const { startServer } = await runtimeEntry();
   const host = "127.0.0.1";

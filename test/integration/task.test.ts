@@ -10,7 +10,7 @@ import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import { runtimeApi } from "../../entry/runtime-api.ts";
 import { digestOf } from "../../src/digest/digest.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import type { PieceStore } from "../../src/store/store.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
 import { formatAddress } from "../../src/transport/address.ts";
@@ -48,7 +48,7 @@ async function startCounted(
   onAsk: (number: number) => Promise<void> | void,
   uploadRateLimit?: number,
 ): Promise<StorageServer> {
-  const whole = new MemoryPieceStore(nativeHashers);
+  const whole = memoryPieceStoreWith(nativeHashers);
   whole.putTask(taskId, content, { pieceLength });
   const store: PieceStore = {
     getTask: (id) => whole.getTask(id),
@@ -376,7 +376,7 @@ describe("a task over TCP, between processes", () => {
       await Promise.race([gone, download]);
       const { patienceLeft } = download.progress();
       assert.ok(patienceLeft !== undefined && patienceLeft <= 60_000, `${patienceLeft} ms`);
-      const store = new MemoryPieceStore(nativeHashers);
+      const store = memoryPieceStoreWith(nativeHashers);
       store.putTask(taskId, content, { pieceLength });
       const second = await entry.startServer({ host: "127.0.0.1", tcp: { port }, store });
       try {
@@ -484,7 +484,7 @@ describe("a task over TCP, between processes", () => {
   it("lengths and piece locations are queried from peers over gRPC", testOptions, async () => {
     const pieceLength = 60_000;
     const content = seededBytes(61, 30 * pieceLength + 5);
-    const store = new MemoryPieceStore(nativeHashers);
+    const store = memoryPieceStoreWith(nativeHashers);
     store.putTask(taskId, content, { pieceLength });
     const server = await entry.startServer({
       host: "127.0.0.1",

@@ -3,16 +3,19 @@
  * test control the worker's transport over `edge-wire.ts`. It uses only the package's entry for
  * workers, and web standards.
  */
+
+import { workersTransport } from "../../adapters/workers/transport.ts";
 import {
   type ByteStream,
   type Connection,
+  parseAddress,
+  portableHashers,
+} from "../../entry/core.ts";
+import {
   createDownloader,
   type Downloader,
   type DownloaderOptions,
-  parseAddress,
-  portableHashers,
   VortexError,
-  workersTransport,
 } from "../../entry/workers.ts";
 import {
   type EdgeCall,

@@ -19,7 +19,7 @@ import type { PieceDownloader } from "../../src/client/downloader.ts";
 import { VortexError } from "../../src/errors.ts";
 import { pieceExtent } from "../../src/piece.ts";
 import type { StorageServer } from "../../src/server/storage-server.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import type { Protocol } from "../../src/transport/protocol.ts";
 import {
@@ -50,7 +50,7 @@ function faceOf(
 }
 
 async function serve({ startServer }: Pick<RuntimeApi, "startServer">): Promise<void> {
-  const store = new MemoryPieceStore(nativeHashers);
+  const store = memoryPieceStoreWith(nativeHashers);
   for (const task of [oddTask, manyPieces, longPiece]) {
     store.putTask(task.taskId, contentOf(task), { pieceLength: task.plan.pieceLength });
   }

@@ -11,7 +11,7 @@
 import process from "node:process";
 import { nativeHashers } from "../../adapters/shared/native-hashers.ts";
 import type { RuntimeApi } from "../../entry/runtime-api.ts";
-import { MemoryPieceStore } from "../../src/store/memory-store.ts";
+import { memoryPieceStoreWith } from "../../src/store/memory-store.ts";
 import { formatAddress } from "../../src/transport/address.ts";
 import {
   longContent,
@@ -24,7 +24,7 @@ import {
 const [, , name, orders = "{}"] = process.argv;
 const { identity, port, slowPiece, delay } = JSON.parse(orders) as RestartOrders;
 const { startServer } = await faceOf(name);
-const store = new MemoryPieceStore(nativeHashers);
+const store = memoryPieceStoreWith(nativeHashers);
 store.putTask(restartTaskId, restartContent, { pieceLength: 1000 });
 store.putTask(longTaskId, longContent, { pieceLength: longContent.length });
 const server = await startServer({

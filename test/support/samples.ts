@@ -82,6 +82,9 @@ export async function writeProgram(
   const file = join(directory, name);
   const resolved = code
     .replaceAll('"vortex-peer"', JSON.stringify(entry))
+    .replace(/"vortex-peer\/([\w-]+)"/g, (_, subpath: string) =>
+      JSON.stringify(pathToFileURL(join(root, `entry/${subpath}.ts`)).href),
+    )
     .replaceAll('"@opentelemetry/api"', () =>
       JSON.stringify(import.meta.resolve("@opentelemetry/api")),
     );

@@ -20,7 +20,11 @@ import {
   taskIdOfUrl,
 } from "../../src/ids.ts";
 import { pieceLengthFor, planTask } from "../../src/piece.ts";
-import { StorageServer, type StorageServerOptions } from "../../src/server/storage-server.ts";
+import {
+  type StorageServer,
+  type StorageServerOptions,
+  startStorageServer,
+} from "../../src/server/storage-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
@@ -326,7 +330,7 @@ describe("requests", () => {
 describe("servers", () => {
   const store = new MemoryPieceStore();
   const start = untyped((options: StorageServerOptions) =>
-    StorageServer.start(options, {
+    startStorageServer(options, {
       runtime,
       identities: { serverIdentity: unavailable, create: unavailable, validate: async (it) => it },
       quicListener: unavailable,

@@ -14,19 +14,11 @@ import {
   type DownloaderSettings,
   MAX_TIMEOUT_MS,
   type PieceDownloader,
+  type PieceDownloadOptions,
   type PieceRequest,
 } from "../downloader.ts";
 import { isAnswer, type PeerTrust, raceProtocols } from "./protocol-race.ts";
 import { ProtocolSelector, type SelectedProtocol } from "./protocol-selector.ts";
-
-/**
- * Options of `downloadPiece`: the piece, the peer, which may have a different address per protocol,
- * and limits of the call.
- */
-export interface PieceDownloadOptions extends Omit<PieceRequest, "addr"> {
-  /** Address of the peer: one `host:port`, or an object with one `host:port` per protocol. */
-  readonly addr: PeerAddress;
-}
 
 /** Selection of a protocol for a peer, as passed to `onProtocol`. */
 export interface ProtocolEvent {

@@ -21,6 +21,7 @@ export interface PoolClient {
   isAlive?(timeout: number): Promise<boolean>;
   /** Closes the connection immediately. Pending requests on it fail with `error`. */
   abort?(error: VortexError): void;
+  /** Closes the connection once its pending requests have ended. Idempotent. */
   close(): Promise<void>;
 }
 
@@ -45,7 +46,9 @@ export interface Lease<C> {
 
 /** Snapshot of one connection of a {@link ClientPool}. */
 export interface PoolEntryInfo {
+  /** Address of the peer, `host:port`. */
   readonly addr: string;
+  /** Number of requests that use the connection. */
   readonly activeRequests: number;
   /** Time at which the latest request started or ended, in ms of the pool's clock. */
   readonly lastActive: number;

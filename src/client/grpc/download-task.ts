@@ -35,6 +35,7 @@ export type TaskIdentity =
 
 /** Identity of a standard task: its URL, and the parameters from which its id is computed. */
 export interface StandardTaskIdentity extends UrlIdentity {
+  /** Kind of the task. Default `standard`. */
   readonly kind?: "standard";
   /** Text from which the task id is computed, instead of from the URL and its parameters. */
   readonly content?: string;
@@ -51,12 +52,15 @@ export interface StandardTaskIdentity extends UrlIdentity {
 
 /** Identity of a persistent task: its object in an object storage. */
 export interface PersistentTaskIdentity extends ObjectIdentity {
+  /** Kind of the task. */
   readonly kind: "persistent";
 }
 
 /** Identity of a persistent cache task: its task id. */
 export interface PersistentCacheTaskIdentity {
+  /** Kind of the task. */
   readonly kind: "persistent-cache";
+  /** ID of the task, 64 characters. */
   readonly taskId: string;
 }
 
@@ -98,9 +102,13 @@ export interface TaskPieces extends AsyncIterable<FetchedPiece> {
 
 /** Message in the response stream of DownloadTask, or of its variants for other kinds of task. */
 export interface TaskMessage {
+  /** ID of the host that answers. */
   readonly hostId: string;
+  /** ID of the task. */
   readonly taskId: string;
+  /** ID of the peer that answers. */
   readonly peerId: string;
+  /** Start of the task with its lengths, or one piece. */
   readonly response:
     | {
         readonly case: "downloadPieceFinishedResponse";
@@ -392,7 +400,10 @@ export interface StreamOptions {
   readonly taskId: string;
   /** Requested byte range of the task; `end` is exclusive. Default: the whole task. */
   readonly range?: { readonly start: number; readonly end: number } | undefined;
+  /** Timeouts and abort signal of the call. */
   readonly scope: CallScope;
+  /** Settings of the downloader. */
   readonly settings: DownloaderSettings;
+  /** Address of the peer, `host:port`. */
   readonly addr: string;
 }

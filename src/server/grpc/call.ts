@@ -41,6 +41,7 @@ export interface GrpcRequest {
   readonly verb: string;
   /** Path of the gRPC method, such as `/dfdaemon.v2.DfdaemonUpload/DownloadPiece`. */
   readonly path: string;
+  /** Request headers, without pseudo-headers. */
   readonly headers: Headers;
   /** Complete body, at most {@link MAX_REQUEST_LENGTH} bytes. */
   readonly body: Uint8Array;
@@ -56,6 +57,7 @@ export interface GrpcRequest {
 export interface GrpcResponse {
   /** HTTP status code. */
   readonly status: number;
+  /** Response headers, without pseudo-headers. */
   readonly headers: Headers;
   /**
    * Length-prefixed messages, cut into chunks at any byte. The call is handled while the chunks are
@@ -77,6 +79,7 @@ export interface Call extends Pick<GrpcRequest, "headers" | "signal" | "network"
 
 /** gRPC method that the server implements. */
 export interface GrpcMethod {
+  /** Protobuf descriptor of the method. */
   readonly descriptor: DescMethod;
   /** Answers a request for this method. Failures are statuses in the response's trailers. */
   readonly handler: (request: GrpcRequest) => GrpcResponse;

@@ -15,7 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { FilePieceStore } from "../../../adapters/files/store.ts";
+import { FilePieceStore, filePieceStoreWith } from "../../../adapters/files/store.ts";
 import { nativeHashers } from "../../../adapters/shared/native-hashers.ts";
 import { type HasherFactory, portableHashers } from "../../../src/digest/hasher.ts";
 import type { VortexError } from "../../../src/errors.ts";
@@ -124,8 +124,8 @@ describe("FilePieceStore", () => {
       const content = noise(3 * MEBI + 17);
       const path = join(dir, "noise");
       await writeFile(path, content);
-      await using store = new FilePieceStore(nativeHashers);
-      await using portable = new FilePieceStore(portableHashers);
+      await using store = filePieceStoreWith(nativeHashers);
+      await using portable = filePieceStoreWith(portableHashers);
       const pieceLength = MEBI + 6;
       const [one, other] = [
         await store.addFile(path, { pieceLength }),
@@ -185,7 +185,7 @@ describe("FilePieceStore", () => {
         };
         return { update, encode: () => hasher.encode() };
       };
-      await using store = new FilePieceStore(counting);
+      await using store = filePieceStoreWith(counting);
       const task = await store.addFile(path);
       assert.equal(hashed, 4 * MEBI);
       const piece = await store.getPiece(standard(task, 0));

@@ -11,6 +11,10 @@ import { scan } from "../../support/source-scanner.ts";
 
 /** Entry points that must be light. */
 const lightEntries = [
+  "entry/node.ts",
+  "entry/bun.ts",
+  "entry/deno.ts",
+  "entry/workers.ts",
   "entry/runtime-api.ts",
   "entry/node-api.ts",
   "entry/bun-api.ts",
