@@ -6,8 +6,8 @@
  */
 
 import type { DownloaderOptions } from "../src/client/factory.ts";
-import type { TaskStat } from "../src/client/grpc/downloader.ts";
 import type { Downloader } from "../src/client/task-downloader.ts";
+import type { TaskStat } from "../src/client/task-stat.ts";
 import type { StorageServer, StorageServerOptions } from "../src/server/storage-server.ts";
 import { denoApi } from "./deno-api.ts";
 import type { StatTaskOptions } from "./runtime-api.ts";

@@ -42,9 +42,9 @@ export {
   type SyncRequest,
   type TaskIdentity,
   type TaskPieces,
-  type TaskStat,
 } from "../src/client/grpc/downloader.ts";
 export type { PieceExtent } from "../src/client/grpc/piece-layout.ts";
+export type { TaskStat } from "../src/client/task-stat.ts";
 export type { DigestAlgorithm, Hasher, HasherFactory } from "../src/digest/hasher.ts";
 export type {
   ErrorCode,

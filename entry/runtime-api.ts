@@ -9,7 +9,8 @@ import { downloaderSettings } from "../src/client/call/settings.ts";
 import { type CallOptions, callChecks, type DownloaderSettings } from "../src/client/downloader.ts";
 import { type Bindings, type DownloaderFactory, downloaderFactory } from "../src/client/factory.ts";
 import { GrpcDirectory } from "../src/client/grpc/directory.ts";
-import { GrpcDownloader, type TaskStat } from "../src/client/grpc/downloader.ts";
+import { GrpcDownloader } from "../src/client/grpc/downloader.ts";
+import type { TaskStat } from "../src/client/task-stat.ts";
 import { loadPart } from "../src/load.ts";
 import { portableRuntime, type Runtime } from "../src/runtime.ts";
 import {

@@ -9,6 +9,7 @@ import type { GrpcBinding, GrpcCallBounds, GrpcConnection } from "../../transpor
 import type { PieceClient } from "../call/pooled-downloader.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
+import type { TaskStat } from "../task-stat.ts";
 import { acceptAnswer, type PieceAnswer } from "./download-piece.ts";
 import {
   type DownloadTaskOptions,
@@ -19,12 +20,7 @@ import {
 import { callFailure } from "./failure.ts";
 import { exceedsOverhead, MAX_MESSAGES } from "./message.ts";
 import { PieceLayout } from "./piece-layout.ts";
-import {
-  acceptLocalStat,
-  acceptScheduledStat,
-  type ScheduledTask,
-  type TaskStat,
-} from "./stat-task.ts";
+import { acceptLocalStat, acceptScheduledStat, type ScheduledTask } from "./stat-task.ts";
 import {
   type AnnouncedPiece,
   announcedAddresses,

@@ -13,6 +13,7 @@ import {
   MAX_TIMEOUT_MS,
 } from "../downloader.ts";
 import { merged } from "../merged.ts";
+import type { TaskStat } from "../task-stat.ts";
 import type { GrpcClient } from "./client.ts";
 import {
   type DownloadTaskOptions,
@@ -22,7 +23,6 @@ import {
   type TaskPieces,
   taskIdOf,
 } from "./download-task.ts";
-import type { TaskStat } from "./stat-task.ts";
 import {
   type AnnouncedPiece,
   requestedNumbers,
@@ -36,7 +36,6 @@ export type {
   TaskIdentity,
   TaskPieces,
 } from "./download-task.ts";
-export type { TaskStat } from "./stat-task.ts";
 export type { AnnouncedPiece, SyncRequest } from "./sync-pieces.ts";
 
 /**

@@ -3,20 +3,7 @@ import { digestOfHeader, REPR_DIGEST } from "../../digest/repr-digest.ts";
 import { VortexError } from "../../errors.ts";
 import type { StatLocalTaskResponse } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { pieceLengthFor } from "../../piece.ts";
-
-/** Lengths and digest of a task, as reported by a peer. */
-export interface TaskStat {
-  /** Length of the task in bytes. */
-  readonly contentLength: number;
-  /** Length in bytes of each piece except the last. */
-  readonly pieceLength: number;
-  /**
-   * Digest of the whole content of the task, `algorithm:encoded`. The peer has it from a response
-   * header of the origin, or from the scheduler. Absent if the peer reports no digest with a
-   * supported algorithm.
-   */
-  readonly digest?: string;
-}
+import type { TaskStat } from "../task-stat.ts";
 
 /** Response of a scheduler about a task of any kind, forwarded by a peer. */
 export interface ScheduledTask {
