@@ -56,7 +56,7 @@ export function addressesCompliance({ name, it, withPeers, fixture }: Suite): vo
           assert.equal(addr, formatAddress(remote));
           assert.match(message, /cannot connect to any of 2 addresses of localhost:\d+: /);
           for (const address of ["127.0.0.2", "127.0.0.1"]) {
-            assert.ok(message.includes(`${address}: `), message);
+            assert.ok(message.includes(address), message);
           }
           assert.ok(cause instanceof AggregateError);
           assert.deepEqual(

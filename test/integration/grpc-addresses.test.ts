@@ -71,7 +71,7 @@ describe("gRPC to a host with several addresses", () => {
       "ConnectionRefused",
     );
     for (const address of ["127.0.0.2", "127.0.0.1"]) {
-      assert.ok(message.includes(`${address}: `), message);
+      assert.ok(message.includes(address), message);
     }
     assert.ok(cause instanceof AggregateError);
     assert.equal(cause.errors.length, 2);
