@@ -49,6 +49,7 @@ export type {
 } from "../src/task/discovery.ts";
 export type { KnownLayout, ListedPiece } from "../src/task/layout.ts";
 export { type MemorySink, type MemorySinkOptions, memorySink } from "../src/task/memory-sink.ts";
+export { requestedRange, taskResponse } from "../src/task/response.ts";
 export type {
   SinkLayout,
   SinkOpenOptions,

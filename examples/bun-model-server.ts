@@ -9,7 +9,14 @@
  * serves them.
  */
 import { parseArgs } from "node:util";
-import { createDownloader, statTask, type TaskStat, VortexError } from "vortex-peer";
+import {
+  createDownloader,
+  requestedRange,
+  statTask,
+  type TaskStat,
+  taskResponse,
+  VortexError,
+} from "vortex-peer";
 
 const { values: options } = parseArgs({
   options: {
@@ -53,29 +60,16 @@ for (const signal of ["SIGINT", "SIGTERM"]) {
 
 async function answer(request: Request, taskId: string): Promise<Response> {
   const { contentLength, pieceLength, digest } = await stat(taskId, request.signal);
+  const headers = new Headers({ "accept-ranges": "bytes" });
   const etag = digest === undefined ? undefined : `"${digest}"`;
-  const headers = new Headers({
-    "accept-ranges": "bytes",
-    "content-type": "application/octet-stream",
-  });
   if (etag !== undefined) headers.set("etag", etag);
-  if (etag !== undefined && request.headers.get("if-none-match") === etag) {
+  if (etag !== undefined && request.headers.get("if-none-match") === etag)
     return new Response(null, { status: 304, headers });
-  }
-
-  const range =
-    request.method === "GET" ? rangeOf(request.headers, contentLength, etag) : undefined;
+  const range = requestedRange(request, contentLength, etag);
   if (range === "unsatisfiable") {
     headers.set("content-range", `bytes */${contentLength}`);
     return new Response(null, { status: 416, headers });
   }
-  const { start, end } = range ?? { start: 0, end: contentLength };
-  // Bun streams with chunked encoding and omits the length unless it is set.
-  headers.set("content-length", String(end - start));
-  if (range !== undefined)
-    headers.set("content-range", `bytes ${start}-${end - 1}/${contentLength}`);
-  const status = range === undefined ? 200 : 206;
-  if (request.method === "HEAD" || start === end) return new Response(null, { status, headers });
 
   const stream = downloader.streamTask({
     taskId,
@@ -96,7 +90,8 @@ async function answer(request: Request, taskId: string): Promise<Response> {
     ({ bytes, pieces }) => console.log(`${taskId}: ${bytes} bytes in ${pieces} pieces`),
     ({ code, message }: VortexError) => console.log(`${taskId}: ${code}: ${message}`),
   );
-  return new Response(stream.content, { status, headers });
+  const partial = range !== undefined;
+  return await taskResponse(stream, { method: request.method, headers, partial });
 }
 
 /** Returns the metadata of a task from the first parent that answers. */
@@ -112,23 +107,4 @@ async function stat(taskId: string, signal: AbortSignal): Promise<TaskStat> {
   } catch (error) {
     throw error instanceof AggregateError ? error.errors[0] : error;
   }
-}
-
-/**
- * Parses a single byte range; its end is exclusive. Other forms of the header are ignored, as HTTP
- * allows.
- */
-function rangeOf(headers: Headers, length: number, etag: string | undefined) {
-  const [, first = "", last = ""] =
-    /^bytes=(\d{0,15})-(\d{0,15})$/.exec(headers.get("range") ?? "") ?? [];
-  const condition = headers.get("if-range");
-  if ((first === "" && last === "") || (condition !== null && condition !== etag)) return undefined;
-  if (first === "") {
-    const start = Math.max(0, length - Number(last));
-    return start < length ? { start, end: length } : "unsatisfiable";
-  }
-  const start = Number(first);
-  const end = last === "" ? length : Math.min(Number(last) + 1, length);
-  if (last !== "" && Number(last) < start) return undefined;
-  return start < length ? { start, end } : "unsatisfiable";
 }
