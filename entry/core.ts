@@ -65,6 +65,7 @@ export {
   pieceExtent,
   pieceKinds,
   pieceLengthFor,
+  pieceMetadata,
   planTask,
   type RequestedRange,
   type TaskPlan,

@@ -1,4 +1,14 @@
-import { type Checks, requireInteger, size, toInteger } from "./arguments.ts";
+import {
+  anyText,
+  type Checks,
+  integer,
+  required,
+  requireInteger,
+  requireOptions,
+  size,
+  text,
+  toInteger,
+} from "./arguments.ts";
 import { VortexError } from "./errors.ts";
 
 /** Kind of a Dragonfly task. The Vortex protocol has separate packet tags for each kind. */
@@ -40,6 +50,58 @@ export interface PieceMetadata {
   readonly costSeconds: bigint;
   /** Time at which the sender of this metadata got the piece, in Unix seconds. */
   readonly createdAtSeconds: bigint;
+}
+
+const pieceFieldChecks: Checks<Parameters<typeof pieceMetadata>[0]> = {
+  number: required(integer(0, 0xffffffff)),
+  offset: required(size(0)),
+  length: required(size(0)),
+  digest: required(text),
+  parentId: anyText,
+  trafficType: integer(0, 0xff),
+  costSeconds: size(0),
+  createdAtSeconds: size(0),
+};
+
+/**
+ * Builds the metadata of a piece, for example in a custom `PieceStore`. The 64-bit fields may be of
+ * type number or bigint.
+ *
+ * Defaults: `parentId` is empty, `trafficType` 2 (the local host), `costSeconds` and
+ * `createdAtSeconds` 0.
+ *
+ * @throws `InvalidArgument` if a field is unknown, missing, or outside its range. The 64-bit fields
+ * are at most `Number.MAX_SAFE_INTEGER`
+ *
+ * @example
+ * ```ts
+ * import { pieceMetadata } from "vortex-peer";
+ *
+ * const metadata = pieceMetadata({ number: 0, offset: 0, length: 5, digest: "crc32:1" });
+ * console.log(metadata.length); // 5n
+ * ```
+ */
+export function pieceMetadata(piece: {
+  readonly number: number;
+  readonly offset: number | bigint;
+  readonly length: number | bigint;
+  readonly digest: string;
+  readonly parentId?: string | undefined;
+  readonly trafficType?: number | undefined;
+  readonly costSeconds?: number | bigint | undefined;
+  readonly createdAtSeconds?: number | bigint | undefined;
+}): PieceMetadata {
+  requireOptions("pieceMetadata", piece, pieceFieldChecks);
+  return {
+    number: piece.number,
+    offset: BigInt(piece.offset),
+    length: BigInt(piece.length),
+    digest: piece.digest,
+    parentId: piece.parentId ?? "",
+    trafficType: piece.trafficType ?? 2,
+    costSeconds: BigInt(piece.costSeconds ?? 0),
+    createdAtSeconds: BigInt(piece.createdAtSeconds ?? 0),
+  };
 }
 
 /** Range of bytes within a piece. It contains the byte at `start` and not the byte at `end`. */

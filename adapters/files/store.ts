@@ -21,6 +21,7 @@ import {
   pieceExtent,
   pieceKinds,
   pieceLengthFor,
+  pieceMetadata,
   planTask,
   type TaskPlan,
 } from "../../src/piece.ts";
@@ -301,16 +302,9 @@ class IndexedFile {
 
   metadata(number: number): PieceMetadata {
     const { offset, length } = pieceExtent(this.plan, number);
-    return {
-      number,
-      offset: BigInt(offset),
-      length: BigInt(length),
-      digest: `crc32:${this.#index.crc32[number]}`,
-      parentId: "",
-      trafficType: 2,
-      costSeconds: 0n,
-      createdAtSeconds: this.#createdAtSeconds,
-    };
+    const digest = `crc32:${this.#index.crc32[number]}`;
+    const createdAtSeconds = this.#createdAtSeconds;
+    return pieceMetadata({ number, offset, length, digest, createdAtSeconds });
   }
 
   async *read(number: number, range?: ByteRange): AsyncGenerator<Uint8Array> {

@@ -16,6 +16,7 @@ import {
   type PieceMetadata,
   pieceExtent,
   pieceKinds,
+  pieceMetadata,
   planTask,
   type TaskPlan,
 } from "../piece.ts";
@@ -190,16 +191,8 @@ export class MemoryPieceStore implements PieceStore {
             `piece ${number}: expected a missing piece, got one that is already present`,
           );
         if (feed.failed) throw new VortexError("Closed", `task ${taskId} was abandoned`);
-        const metadata = {
-          number,
-          offset: BigInt(offset),
-          length: BigInt(length),
-          digest: digestOf("crc32", content, this.#hashers),
-          parentId: "",
-          trafficType: 2,
-          costSeconds: 0n,
-          createdAtSeconds,
-        };
+        const digest = digestOf("crc32", content, this.#hashers);
+        const metadata = pieceMetadata({ number, offset, length, digest, createdAtSeconds });
         pieces.set(number, { metadata, content });
         feed.add(metadata);
         if (pieces.size === plan.pieceCount) feed.complete();

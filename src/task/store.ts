@@ -1,5 +1,5 @@
 import { abortedError, VortexError } from "../errors.ts";
-import type { ByteRange, PieceMetadata } from "../piece.ts";
+import { type ByteRange, type PieceMetadata, pieceMetadata } from "../piece.ts";
 import { PieceFeed } from "../store/piece-feed.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../store/store.ts";
 import type { TaskLayout } from "./layout.ts";
@@ -46,16 +46,14 @@ export class TaskStore implements PieceStore {
   add({ number, digest }: SinkPiece, costSeconds: number): void {
     const extent = this.#task?.layout.extent(number);
     if (extent === undefined || extent.length !== this.#task?.layout.part(number)?.length) return;
-    const metadata: PieceMetadata = {
+    const metadata = pieceMetadata({
+      ...extent,
       number,
-      offset: BigInt(extent.offset),
-      length: BigInt(extent.length),
       digest,
-      parentId: "",
       trafficType: 1,
-      costSeconds: BigInt(Math.floor(costSeconds)),
+      costSeconds: Math.floor(costSeconds),
       createdAtSeconds: unixSeconds(),
-    };
+    });
     this.#metadata.set(number, metadata);
     this.#feed.add(metadata);
   }

@@ -6,6 +6,7 @@ import {
   MIN_PIECE_LENGTH,
   pieceExtent,
   pieceLengthFor,
+  pieceMetadata,
   planTask,
 } from "../../src/piece.ts";
 import { assertThrows } from "../support/failures.ts";
@@ -134,5 +135,51 @@ describe("a range within a piece", () => {
         `range: expected ${expected}, got range.start ${start}, range.end ${end}`,
       );
     }
+  });
+});
+
+describe("pieceMetadata", () => {
+  const piece = { number: 1, offset: 4096, length: 10n, digest: "crc32:7" };
+
+  it("converts numbers to bigint and adds the defaults", () =>
+    assert.deepEqual(pieceMetadata(piece), {
+      number: 1,
+      offset: 4096n,
+      length: 10n,
+      digest: "crc32:7",
+      parentId: "",
+      trafficType: 2,
+      costSeconds: 0n,
+      createdAtSeconds: 0n,
+    }));
+
+  it("keeps all fields that are given", () => {
+    const given = { parentId: "p", trafficType: 1, costSeconds: 2, createdAtSeconds: 3n };
+    assert.deepEqual(pieceMetadata({ ...piece, ...given }), {
+      ...piece,
+      ...given,
+      offset: 4096n,
+      costSeconds: 2n,
+    });
+  });
+
+  it("rejects missing and unknown fields, and values outside their range", () => {
+    const wrong: readonly object[] = [
+      { number: -1 },
+      { number: 2 ** 32 },
+      { number: 1n },
+      { offset: -1n },
+      { offset: 0.5 },
+      { length: undefined },
+      { length: 2n ** 64n },
+      { digest: "" },
+      { parentId: 1 },
+      { trafficType: 256 },
+      { costSeconds: -1 },
+      { createdAtSeconds: Number.NaN },
+      { size: 1 },
+    ];
+    for (const fields of wrong)
+      assertThrows(() => pieceMetadata({ ...piece, ...fields }), "InvalidArgument");
   });
 });
