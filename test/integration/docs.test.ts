@@ -92,6 +92,7 @@ const samplesThatRun: Readonly<Record<string, readonly string[]>> = {
   "docs/tasks.md": [
     "Watch and pause a download: ts",
     "Read a task in order: ts",
+    "Answer an HTTP request with a task: ts",
     "OpenTelemetry: ts",
   ],
   "docs/tuning.md": ["Tuning: ts"],
@@ -185,6 +186,7 @@ if (runtimeName === "node") {
             const samples = [
               ["docs/tasks.md", "Watch and pause a download"],
               ["docs/tasks.md", "Read a task in order"],
+              ["docs/tasks.md", "Answer an HTTP request with a task"],
               ["docs/tasks.md", "OpenTelemetry"],
               ["docs/errors.md", "Errors"],
               ["docs/tuning.md", "Tuning"],
