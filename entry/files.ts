@@ -46,7 +46,6 @@ export type {
   OperationStart,
   Telemetry,
 } from "../src/telemetry.ts";
-export type { ProtocolPorts } from "../src/transport/peer-address.ts";
 export type { Protocol, ProtocolChoice } from "../src/transport/protocol.ts";
 export type { QuicTuning } from "../src/transport/quic-tuning.ts";
 export type {

@@ -34,6 +34,7 @@ export type {
 export type { ByteRange, Piece, PieceKind, PieceMetadata, RequestedRange } from "../src/piece.ts";
 export type { Resolved } from "../src/resolved.ts";
 export type { Clock, Runtime, Timer } from "../src/runtime.ts";
+export { type ContentSource, type ContentStat, contentStore } from "../src/store/content-store.ts";
 export type {
   PieceStore,
   StoredPiece,
@@ -49,6 +50,7 @@ export type {
 } from "../src/task/discovery.ts";
 export type { KnownLayout, ListedPiece } from "../src/task/layout.ts";
 export { type MemorySink, type MemorySinkOptions, memorySink } from "../src/task/memory-sink.ts";
+export { type RandomAccess, randomAccessSink } from "../src/task/random-access-sink.ts";
 export { requestedRange, taskResponse } from "../src/task/response.ts";
 export type {
   SinkLayout,
