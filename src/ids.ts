@@ -178,7 +178,10 @@ export function isBlobUrl(url: string): boolean {
   return blobUrl.test(url);
 }
 
-/** Derives the ID of a persistent task from the location of its object. */
+/**
+ * Derives the ID of a persistent task, which is an object in object storage, from the URL, region
+ * and endpoint of the object. The ID is a SHA-256 hash in hex.
+ */
 export function persistentTaskId(
   identity: ObjectIdentity,
   hashers: HasherFactory = portableHashers,

@@ -251,5 +251,8 @@ export function pieceExtent(plan: TaskPlan, number: number): { offset: number; l
   return { offset, length: Math.min(plan.pieceLength, plan.contentLength - offset) };
 }
 
-/** Checks of {@link RequestedRange}. The upper bounds depend on the content. */
+/**
+ * Check of each field of {@link RequestedRange}; a failed one throws `InvalidArgument`. The upper
+ * bounds depend on the content.
+ */
 export const byteRangeChecks: Checks<RequestedRange> = { start: size(0), end: size(0) };

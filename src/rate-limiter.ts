@@ -3,8 +3,8 @@ import { onAbort } from "./on-abort.ts";
 import type { Clock, Timer } from "./runtime.ts";
 
 /**
- * Number of grants per second. A grant has 1/64 of the bytes per second, or {@link MIN_GRANT_BYTES}
- * if that is more.
+ * Maximum number of grants per second. A grant lets one waiter pass 1/64 of the rate limit, but at
+ * least {@link MIN_GRANT_BYTES}, so that a low limit has fewer grants.
  */
 const GRANTS_PER_SECOND = 64;
 /**

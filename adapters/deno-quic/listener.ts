@@ -92,8 +92,9 @@ export async function listenDenoQuic(context: ListenerContext, local: Address): 
 }
 
 /**
- * Creates a UDP socket that is bound to `local`. If a closed listener of this process still
- * occupies the address, frees its socket and retries for {@link BIND_RETRY_TIMEOUT_MS}.
+ * Creates a UDP socket that is bound to `local`. Deno frees the socket of a closed listener only by
+ * garbage collection. If such a socket of this process occupies the address, forces a collection
+ * and retries for up to {@link BIND_RETRY_TIMEOUT_MS}. Other failures throw at once.
  */
 async function createEndpoint(quic: DenoQuic, local: Address): Promise<NativeEndpoint> {
   const addr = formatAddress(local);

@@ -69,8 +69,9 @@ async function writeAndPlace(
 }
 
 /**
- * Moves a temporary file to `path`, unless a file exists there. Uses a hard link, because a rename
- * would replace an existing file. Uses a rename on file systems without hard links.
+ * Moves a temporary file to `path`; an existing file at `path` is kept. Uses a hard link, because a
+ * rename would replace an existing file. File systems without hard links get a rename, which
+ * replaces a file that another process has created meanwhile.
  */
 async function linkOrRename(temporary: string, path: string): Promise<void> {
   try {

@@ -188,7 +188,7 @@ function isSameContent(line: string, header: Header): boolean {
   }
 }
 
-/** Parses a line of a journal. Undefined for an invalid line: that piece is fetched again. */
+/** Parses a line of a journal, which records one stored piece. Undefined for an invalid line. */
 function parseLine(line: string): SinkPiece | undefined {
   try {
     const { number, digest, crc32, source } = JSON.parse(line) as Partial<

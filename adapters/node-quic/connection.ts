@@ -310,7 +310,7 @@ export class NodeQuicConnection implements Connection {
 
   // --- called by streams -------------------------------------------------------------------------
 
-  /** True if the connection has ended, either in this class or in `node:quic`. */
+  /** True if the end of the connection was recorded, or `node:quic` has destroyed the session. */
   get hasEnded(): boolean {
     return this.#closeInfo !== undefined || this.session.destroyed;
   }

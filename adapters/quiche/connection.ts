@@ -33,7 +33,10 @@ const ABUSE_CHECK_INTERVAL_BYTES = 64 * 1024;
  * pending reads, quiche's list of readable streams is requested instead.
  */
 const MAX_POLLED_READERS = 8;
-/** Maximum delay of an acknowledgement or a window update, in ms. */
+/**
+ * Maximum time in ms for which ACK, MAX_DATA and MAX_STREAM_DATA frames are delayed, so that one
+ * packet carries several.
+ */
 const MAX_ACK_DELAY_MS = 1;
 
 /**

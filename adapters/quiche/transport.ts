@@ -131,10 +131,12 @@ function clientConfigs(
 }
 
 /**
- * Returns a function that creates quiche's server configuration for a UDP payload size in bytes.
- * Each size is created once and then reused. All configurations use the certificate in `identity`.
+ * Returns a function that returns quiche's server configuration for a maximum UDP payload size in
+ * bytes. Each configuration is created at its first use and then reused. All of them use the
+ * certificate in `identity`.
  *
- * @throws `InvalidArgument` if the certificate, its key or the client authority is unusable
+ * @throws `InvalidArgument` if the certificate, its key or the CA certificate for clients is
+ * invalid
  */
 function serverConfigs(
   quiche: Quiche,

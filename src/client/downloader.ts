@@ -214,7 +214,7 @@ const poolChecks: Checks<PoolOptions> = {
   cleanupInterval: timeout,
 };
 
-/** Checks of {@link TransferOptions}. */
+/** Check of each field of {@link TransferOptions}; a failed one throws `InvalidArgument`. */
 export const transferChecks: Checks<TransferOptions> = {
   hostId: text,
   connectTimeout: timeout,
@@ -231,7 +231,7 @@ export const transferChecks: Checks<TransferOptions> = {
   telemetry: implementing("an observer", "begin"),
 };
 
-/** Checks of {@link CallOptions}. */
+/** Check of each field of {@link CallOptions}; a failed one throws `InvalidArgument`. */
 export const callChecks: Checks<CallOptions> = {
   signal: abortSignal,
   pieceTimeout: timeout,
@@ -239,7 +239,10 @@ export const callChecks: Checks<CallOptions> = {
   unreadTimeout: timeout,
 };
 
-/** Checks of {@link PieceRequest}. The upper bounds of the range depend on the piece. */
+/**
+ * Check of each field of {@link PieceRequest}; a failed one throws `InvalidArgument`. The upper
+ * bounds of the range depend on the piece.
+ */
 export const pieceRequestChecks: Checks<PieceRequest> = {
   ...callChecks,
   addr: required(peerAddress),

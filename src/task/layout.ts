@@ -337,7 +337,7 @@ function placedPiece({ offset, length, ...piece }: ListedPiece): PlacedPiece {
   };
 }
 
-/** Checks of {@link ListedPiece}. */
+/** Check of each field of {@link ListedPiece}; a failed one throws `InvalidArgument`. */
 export const listedPieceChecks: Checks<ListedPiece> = {
   number: required(integer(0, 0xffffffff)),
   offset: required(size(0)),

@@ -416,7 +416,10 @@ export type TaskEvent =
 
 const parentChecks: Checks<TaskParent> = { addr: peerAddress, apiAddr: text };
 
-/** Checks of {@link TaskStreamOptions}. The upper bounds of the range depend on the task. */
+/**
+ * Check of each field of {@link TaskStreamOptions}; a failed one throws `InvalidArgument`. The
+ * upper bounds of the range depend on the task.
+ */
 export const taskStreamChecks: Checks<TaskStreamOptions> = {
   taskId: required(text),
   hostId: text,
@@ -437,7 +440,7 @@ export const taskStreamChecks: Checks<TaskStreamOptions> = {
   onEvent: callback,
 };
 
-/** Checks of {@link TaskDownloadOptions}. */
+/** Check of each field of {@link TaskDownloadOptions}; a failed one throws `InvalidArgument`. */
 export const taskDownloadChecks: Checks<TaskDownloadOptions> = {
   ...taskStreamChecks,
   // Accepts anything: `sinkOf` tells the kinds of destinations apart, and rejects other values.

@@ -97,7 +97,7 @@ function parsed({ quic, tcp, grpc }: PeerAddresses): PeerAddresses {
   return addresses;
 }
 
-/** Checks of {@link ProtocolPorts}. */
+/** Check of each field of {@link ProtocolPorts}; a failed one throws `InvalidArgument`. */
 export const portsChecks: Checks<ProtocolPorts> = {
   quic: integer(1, 65535),
   tcp: integer(1, 65535),

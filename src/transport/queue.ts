@@ -9,7 +9,7 @@ export class AsyncQueue<T> implements AsyncIterable<T> {
 
   /**
    * Adds an item to the end of the queue. Returns false and drops the item if {@link end} was
-   * called, or the loop was left.
+   * called, or the reader left its `for await` loop over the queue.
    */
   push(item: T): boolean {
     if (this.#ended) return false;

@@ -64,8 +64,8 @@ export interface QuicTuning {
 }
 
 /**
- * Checks of {@link QuicTuning}. The ranges are those of the most permissive binding; each binding
- * checks its own.
+ * Check of each field of {@link QuicTuning}; a failed one throws `InvalidArgument`. The ranges are
+ * those of the most permissive binding; each binding checks its own.
  */
 export const quicChecks: Checks<QuicTuning> = {
   congestionControl: oneOf("bbr", "cubic"),

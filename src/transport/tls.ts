@@ -107,7 +107,7 @@ export interface TlsServerOptions {
   readonly clientCa?: string | undefined;
 }
 
-/** Checks of {@link TlsClientOptions}. */
+/** Check of each field of {@link TlsClientOptions}; a failed one throws `InvalidArgument`. */
 export const tlsClientChecks: Checks<TlsClientOptions> = {
   ca: anyText,
   fingerprints: listOf(anyText),
@@ -117,7 +117,7 @@ export const tlsClientChecks: Checks<TlsClientOptions> = {
   key: anyText,
 };
 
-/** Checks of {@link TlsServerOptions}. */
+/** Check of each field of {@link TlsServerOptions}; a failed one throws `InvalidArgument`. */
 export const tlsServerChecks: Checks<TlsServerOptions> = {
   cert: anyText,
   key: anyText,

@@ -483,7 +483,7 @@ function mayWorkElsewhere(error: VortexError, trust: PeerTrust): boolean {
   return !["Stalled", "PieceTimeout", "StreamReset"].includes(error.code);
 }
 
-/** Checks of {@link AutoOptions}. */
+/** Check of each field of {@link AutoOptions}; a failed one throws `InvalidArgument`. */
 export const autoChecks: Checks<AutoOptions> = {
   quicPeers: oneOf("known", "any"),
   delay: integer(1, 60_000),

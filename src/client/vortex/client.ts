@@ -24,8 +24,8 @@ import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
 
 /**
- * Size in bytes of the buffer for the start of a response. A packet that announces a piece takes
- * some 150 bytes. Content that arrives in the same chunk is copied out of this buffer. All further
+ * Size in bytes of the buffer for the first read of a response. The Vortex packet that announces a
+ * piece takes about 150 bytes. Content from the same read is copied out of this buffer. All further
  * content is read directly into the memory of the caller.
  */
 const ANSWER_HEAD_BYTES = 1024;

@@ -156,7 +156,7 @@ export async function withTimeout<T>(
 
 const MAX_TIMEOUT_MS = 24 * 3600 * 1000;
 
-/** Checks of {@link ServerOptions}. */
+/** Check of each field of {@link ServerOptions}; a failed one throws `InvalidArgument`. */
 export const serverChecks: Checks<ServerOptions> = {
   uploadRateLimit: size(1),
   maxConnections: integer(1, 1_000_000),
