@@ -24,7 +24,14 @@ export {
   type VortexErrorJson,
   type VortexErrorOptions,
 } from "../src/errors.ts";
-export type { ByteRange, Piece, PieceKind, PieceMetadata, RequestedRange } from "../src/piece.ts";
+export {
+  type ByteRange,
+  type Piece,
+  type PieceKind,
+  type PieceMetadata,
+  pieceMetadata,
+  type RequestedRange,
+} from "../src/piece.ts";
 export {
   type GrowingTask,
   MemoryPieceStore,
@@ -38,6 +45,7 @@ export type {
 } from "../src/store/store.ts";
 export type { KnownLayout, ListedPiece } from "../src/task/layout.ts";
 export { type MemorySink, type MemorySinkOptions, memorySink } from "../src/task/memory-sink.ts";
+export { requestedRange, taskResponse } from "../src/task/response.ts";
 export type {
   SinkLayout,
   SinkOpenOptions,
