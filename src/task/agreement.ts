@@ -109,16 +109,11 @@ interface SourceState {
    * the sink is from this source.
    */
   newest: HeldPiece | undefined;
-  /** Number of announcements by this source. */
-  announcements: number;
   /** Sequence number of the latest announcement by this source; 0 before the first. */
   latestAt: number;
-  /**
-   * Announced piece and digest whose request was sent before all other requests to this source;
-   * undefined before any announcement.
-   */
+  /** First announced piece with its digest; undefined before any announcement. */
   first: Claim | undefined;
-  /** Sequence number of the request for the piece `first`. */
+  /** Sequence number of the announcement of the piece `first`; 0 before any announcement. */
   firstAt: number;
   /**
    * Sequence number of the latest comparison request that asked for the piece `first` and got the
@@ -166,12 +161,13 @@ interface SourceState {
  * A response shows the content of the parent at that moment only. A parent may change its content
  * between two announcements, but most parents change it at most once. So each parent is asked again
  * for the piece that it announced first, after its last piece and after the comparison. An
- * unchanged digest then shows that its content did not change in between.
+ * unchanged digest then shows that its content did not change in between. This requires that the
+ * first announcement precedes all other requests to the parent.
  *
  * If a source can no longer be asked, another parent must confirm the oldest and the newest piece
  * of that source.
  *
- * Requests, announcements and responses are ordered by sequence numbers. Timestamps cannot order
+ * Announcements, requests and responses are ordered by sequence numbers. Timestamps cannot order
  * them, since several may have the same millisecond.
  */
 export class Agreement {
@@ -213,37 +209,25 @@ export class Agreement {
     return [...this.#sources].filter(([, { count }]) => count > 0).map(([source]) => source);
   }
 
-  /**
-   * Records that a piece is requested from a parent. Returns the sequence number of the request,
-   * which {@link announced} needs.
-   */
-  requested(): number {
-    return ++this.#sequence;
+  /** Returns true if the parent has announced a piece. */
+  hasAnnounced(parent: string): boolean {
+    return this.#stateOf(parent).first !== undefined;
   }
 
   /**
    * Records that a parent announced a piece with its digest. Returns the sequence number of the
    * announcement.
    *
-   * @param requestedAt sequence number of the request for the piece; default: a new number
+   * No other piece may be requested from the parent before its first announcement.
    */
-  announced(
-    parent: string,
-    number: number,
-    digest: string,
-    requestedAt: number = this.requested(),
-  ): number {
+  announced(parent: string, number: number, digest: string): number {
     const state = this.#stateOf(parent);
-    // Announcements may arrive in another order than their requests were sent in, so the requests
-    // are compared.
-    if (state.first === undefined || requestedAt < state.firstAt) {
-      state.first = { number, digest, source: parent };
-      state.firstAt = requestedAt;
-      state.steadyUntil = Number.NEGATIVE_INFINITY;
-    }
-    state.announcements++;
     state.latestAt = ++this.#sequence;
-    return this.#sequence;
+    if (state.first === undefined) {
+      state.first = { number, digest, source: parent };
+      state.firstAt = state.latestAt;
+    }
+    return state.latestAt;
   }
 
   /**
@@ -535,7 +519,6 @@ export class Agreement {
         count: 0,
         oldest: undefined,
         newest: undefined,
-        announcements: 0,
         latestAt: 0,
         first: undefined,
         firstAt: 0,
@@ -562,13 +545,12 @@ function agree(state: SourceState, { from, until }: Interval): void {
 }
 
 /**
- * Returns the interval in which a parent is known not to have changed its content, whichever
- * content that is. After a single announcement, the interval reaches from its request to the
- * announcement. Before the first announcement, it contains only 0, before any piece of the parent.
+ * Returns the interval in which a parent is known to have had one content: from its first
+ * announcement until its last confirmation of that announcement. Returns an interval that contains
+ * only 0 if the parent announced nothing.
  */
-function steadyInterval({ announcements, firstAt, latestAt, steadyUntil }: SourceState): Interval {
-  const own = announcements === 1 ? latestAt : firstAt;
-  return { from: firstAt, until: Math.max(own, steadyUntil) };
+function steadyInterval({ firstAt, steadyUntil }: SourceState): Interval {
+  return { from: firstAt, until: Math.max(firstAt, steadyUntil) };
 }
 
 /**

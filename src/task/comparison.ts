@@ -149,6 +149,18 @@ export class Comparison {
   }
 
   /**
+   * Returns true if the first piece of `parent` must be announced before a second one is requested.
+   * Otherwise a parent that changes its content could answer the second request with the old one.
+   *
+   * Always false if the caller gave the digests of all pieces, or if the digest of the whole
+   * content is known.
+   */
+  mustAnnounceFirst(parent: string): boolean {
+    if (this.#allDigestsGiven || this.#context.hasTaskDigest) return false;
+    return !this.#agreement.hasAnnounced(parent);
+  }
+
+  /**
    * Requests a piece from a parent with `ask` and records the announced digest. Resolves with the
    * piece and the sequence number of its announcement. Rejects with the error of `ask`.
    */
@@ -158,11 +170,10 @@ export class Comparison {
   ): Promise<{ readonly piece: Piece; readonly sequence: number }> {
     const pending = { parent };
     this.#pendingAnnouncements.add(pending);
-    const requested = this.#agreement.requested();
     try {
       const piece = await ask();
       const { number, digest } = piece;
-      return { piece, sequence: this.#agreement.announced(parent, number, digest, requested) };
+      return { piece, sequence: this.#agreement.announced(parent, number, digest) };
     } finally {
       this.#pendingAnnouncements.delete(pending);
       this.#context.onChange();

@@ -732,7 +732,7 @@ export class Download {
         if (part === undefined || session.limit === undefined) return true;
         return part.position + part.length <= session.limit;
       },
-      takeSlot: (parent) => this.#shared.slots.take(parent, this.#slotHolder),
+      takeSlot: (parent) => this.#takeSlot(open, parent),
       ...(pieceWindow && { maxPieces: pieceWindow.size(now) }),
     });
     for (const attempt of starts) {
@@ -752,6 +752,19 @@ export class Download {
     } else if (next !== Number.POSITIVE_INFINITY) {
       this.#timer = this.#clock.setTimer(() => this.#wake(), Math.max(0, next - now));
     }
+  }
+
+  /**
+   * Reserves one of the limited concurrent requests to a parent. Returns false if the limit is
+   * reached, or if the parent must first announce the piece that it was requested to deliver.
+   */
+  #takeSlot({ scheduler, comparison }: OpenDownload, parent: string): boolean {
+    if (
+      comparison.mustAnnounceFirst(parent) &&
+      scheduler.routesOf(parent).some(({ inFlight }) => inFlight > 0)
+    )
+      return false;
+    return this.#shared.slots.take(parent, this.#slotHolder);
   }
 
   /**

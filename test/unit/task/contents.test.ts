@@ -328,6 +328,27 @@ describe("a parent that changes its content during the task", () => {
     }
   }
 
+  it("cannot mix the contents while its first request is in flight", async () => {
+    let hasChanged = false;
+    const { fetch, parents, sink } = bench({
+      "a:1": (request) => (hasChanged ? differing : honest())(request),
+    });
+    const fetchPiece = parents.fetchPiece.bind(parents);
+    let requests = 0;
+    parents.fetchPiece = async (request, options) => {
+      // The parent changes its content before it handles the first request. It would handle further
+      // requests before that.
+      if (++requests === 1) {
+        await settle();
+        assert.equal(requests, 1, "requests before the first announcement");
+        hasChanged = true;
+      }
+      return fetchPiece(request, options);
+    };
+    assert.deepEqual((await fetch()).verified, { level: "pieces" });
+    sink.assertOneContent();
+  });
+
   it("fails the task after an earlier download of the content that it has at the end", async () => {
     const made = bench({
       "a:1": (request) => (request.previousRequests < 3 ? differing : honest())(request),
