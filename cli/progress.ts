@@ -60,7 +60,7 @@ export function summaryText({
   words.push(verifiedText(verified));
   return [
     words.join(", "),
-    ...parentsInState(parents, "excluded", "left out"),
+    ...parentsInState(parents, "excluded", "excluded"),
     ...parentsInState(parents, "waiting", "failing"),
   ].join("; ");
 }
@@ -124,19 +124,13 @@ function waitingText(patienceLeft: number): string {
   return `no parent responds, giving up in ${formatTime(patienceLeft)}`;
 }
 
-/** Formats the number of parents, with the inactive ones: `4 parents (1 waiting, 1 left out)`. */
+/** Formats the number of parents, with the inactive ones: `4 parents (1 waiting, 1 excluded)`. */
 function parentsText(parents: readonly ParentProgress[]): string {
-  const others: readonly [ParentState, string][] = [
-    ["waiting", "waiting"],
-    ["excluded", "left out"],
-  ];
-  const listed = others
-    .map(
-      ([state, words]) =>
-        [parents.filter((parent) => parent.state === state).length, words] as const,
-    )
+  const states: readonly ParentState[] = ["waiting", "excluded"];
+  const listed = states
+    .map((state) => [parents.filter((parent) => parent.state === state).length, state] as const)
     .filter(([number]) => number > 0)
-    .map(([number, words]) => `${number} ${words}`);
+    .map(([number, state]) => `${number} ${state}`);
   return `${plural(parents.length, "parent")}${listed.length === 0 ? "" : ` (${listed.join(", ")})`}`;
 }
 

@@ -96,11 +96,11 @@ function eventText(event: TaskEvent): string | undefined {
     case "piece-failed":
       return `piece ${event.number} from ${sourceText(event)} failed: ${failureText(event.error, event.parent)}`;
     case "protocol-excluded":
-      return `leaving out ${sourceText(event)}: ${reasonsText(event.reasons, event.parent)}`;
+      return `excluding ${sourceText(event)}: ${reasonsText(event.reasons, event.parent)}`;
     case "restarted":
       return `fetching pieces of ${event.parents.join(", ")} again: ${failureText(event.error)}`;
     case "parent-excluded":
-      return `leaving out ${event.parent}: ${reasonsText(event.reasons, event.parent)}`;
+      return `excluding ${event.parent}: ${reasonsText(event.reasons, event.parent)}`;
     case "parent-restored":
       return `${sourceText(event)} is back`;
   }

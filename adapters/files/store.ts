@@ -236,7 +236,7 @@ async function firstUnchanged(files: readonly IndexedFile[]): Promise<IndexedFil
   throw failure;
 }
 
-/** Open file of a task, with its index. */
+/** Open file of a task, with the digests of its pieces. */
 class IndexedFile {
   readonly task: StoredTask;
   readonly path: string;

@@ -51,17 +51,16 @@ export interface PathMtuStats {
 }
 
 /**
- * Path MTU discovery of one connection (RFC 8899): chooses the maximum UDP payload. Each packet
- * costs nearly the same CPU time whatever its size. So large datagrams are faster: on one host by a
- * factor of at least three.
+ * Path MTU discovery of one connection (RFC 8899). Each packet costs nearly the same CPU time
+ * whatever its size, so large datagrams are faster: on one host by a factor of at least three.
  *
  * A size above {@link SAFE_UDP_PAYLOAD_BYTES} is first probed with one large datagram, which
  * carries data. If it is not lost, more large datagrams follow. Between programs on one host, no
  * probe is needed.
  *
- * A black hole, which drops only large datagrams, shows as PTOs without an acknowledged large
- * datagram. Then the safe size is used. The large size is probed again later, since a suspended
- * peer causes the same PTOs.
+ * A path that silently drops large datagrams is a black hole. It is assumed after several probe
+ * timeouts (PTO) without an acknowledged large datagram, and the safe size is used. A suspended
+ * peer causes the same timeouts, so the large size is probed again later.
  */
 export class PathMtu {
   readonly #maxBytes: number;

@@ -26,7 +26,7 @@ export function singleProtocolSource(protocol: Protocol, downloader: PieceDownlo
       downloader.downloadPiece({ ...request, ...options }),
     resolve: (addr) => addressFor(addr, protocol),
     addressOf: ({ tcpAddr, quicAddr }) => (protocol === "quic" ? quicAddr : tcpAddr),
-    speaksApi: protocol === "grpc",
+    usesGrpc: protocol === "grpc",
   };
 }
 
@@ -45,7 +45,7 @@ export function autoSource(downloader: AutoDownloader): PieceSource {
     resolve: (addr) => downloader.resolve(addr),
     excluded: (addr) => downloader.excluded(addr),
     addressOf: announcedAddresses,
-    speaksApi: false,
+    usesGrpc: false,
   };
 }
 

@@ -211,8 +211,7 @@ export class Download {
         "lengths of the task: expected contentLength or pieces, got neither; parents cannot be asked without a directory",
       );
     }
-    const apiDefault =
-      layout !== undefined ? "no" : source.speaksApi ? "same-address" : "same-host";
+    const apiDefault = layout !== undefined ? "no" : source.usesGrpc ? "same-address" : "same-host";
     this.#parents = new Map(
       parentsOf(options.parents, apiDefault, (addr) => source.resolve?.(addr) ?? addr).map(
         (parent) => [parent.name, { ...parent }],
@@ -242,7 +241,7 @@ export class Download {
       operation: this.#operation,
       onChange: () => this.#wake(),
       patience: this.#options.patience,
-      onUseless: (parent, banned) => this.#leaveParentOut(parent, banned),
+      onUseless: (parent, banned) => this.#excludeParent(parent, banned),
       onRestored: (parent) => this.#restoreParent(parent),
     });
     this.#rounds = new RoundPlanner([...this.#parents.keys()]);
@@ -408,7 +407,7 @@ export class Download {
    */
   #maxConcurrentPieces({ longestPiece }: TaskLayout): number {
     const { concurrentPieceCount } = this.#options;
-    if (!this.#source.speaksApi) return concurrentPieceCount;
+    if (!this.#source.usesGrpc) return concurrentPieceCount;
     return Math.min(
       concurrentPieceCount,
       Math.max(1, Math.floor(MAX_IN_FLIGHT_MESSAGE_BYTES / longestPiece)),
@@ -445,7 +444,7 @@ export class Download {
       hashers: this.#settings.runtime.hashers,
       random: () => this.#random(),
       parents: [...this.#parents.keys()],
-      piecesAreMessages: this.#source.speaksApi,
+      piecesAreMessages: this.#source.usesGrpc,
       hasTaskDigest: digest !== undefined,
       isVerifyingResumed: () => this.#isVerifyingResumed,
       signal: this.#ending.signal,
@@ -539,7 +538,7 @@ export class Download {
       const routes = protocols.map((protocol) =>
         scheduler.addRoute({ parent: parent.name, protocol }, isFollowed),
       );
-      this.#stats.setLeftOutProtocols(
+      this.#stats.setExcludedProtocols(
         parent.name,
         this.#source.excluded?.(parent.addresses ?? parent.addr) ?? [],
       );
@@ -871,10 +870,10 @@ export class Download {
       ...(protocol && { protocol }),
     });
     const state = scheduler.route(routeId);
-    const wasLeftOut = state.isLeftOut;
+    const wasExcluded = state.isExcluded;
     const ended = scheduler.failed(id, failure, decision, this.#clock.now());
     for (const attempt of ended) this.#opened?.transfers.end(attempt);
-    if (state.isLeftOut && !wasLeftOut) this.#reportLeftOut(scheduler, state);
+    if (state.isExcluded && !wasExcluded) this.#reportExclusion(scheduler, state);
   }
 
   /**
@@ -883,27 +882,28 @@ export class Download {
    * @param banned true if the parent has different content, so that it is never used again. With
    * false, the parent does not have the task and is retried every 30 s.
    */
-  #leaveParentOut(parent: string, banned: boolean): void {
+  #excludeParent(parent: string, banned: boolean): void {
     if (this.#opened === undefined) return;
     const { scheduler, transfers } = this.#opened;
-    const [route, ...others] = scheduler.routesOf(parent).filter(({ isLeftOut }) => !isLeftOut);
+    const [route, ...others] = scheduler.routesOf(parent).filter(({ isExcluded }) => !isExcluded);
     if (route === undefined) return;
     for (const { id } of [route, ...others]) {
       const as = banned ? "banned" : "useless";
-      for (const attempt of scheduler.leaveOut(id, as, this.#clock.now())) transfers.end(attempt);
+      for (const attempt of scheduler.exclude(id, as, this.#clock.now())) transfers.end(attempt);
     }
-    this.#reportLeftOut(scheduler, route);
+    this.#reportExclusion(scheduler, route);
   }
 
-  /** Uses a parent regularly again, which was left out because it did not have the task. */
+  /** Uses a parent regularly again, which was excluded because it did not have the task. */
   #restoreParent(parent: string): void {
     const routes =
-      this.#opened?.scheduler.routesOf(parent).filter(({ leftOut }) => leftOut === "useless") ?? [];
+      this.#opened?.scheduler.routesOf(parent).filter(({ exclusion }) => exclusion === "useless") ??
+      [];
     for (const route of routes) route.restore();
     if (routes.length > 0) this.#reportRestored({ parent });
   }
 
-  /** Emits the event that a left-out parent delivers or announces pieces again. */
+  /** Emits the event that an excluded parent delivers or announces pieces again. */
   #reportRestored({
     parent,
     protocol,
@@ -915,12 +915,12 @@ export class Download {
   }
 
   /**
-   * Emits the event that a route was left out. If the parent has no other route in regular use, the
+   * Emits the event that a route was excluded. If the parent has no other route in regular use, the
    * event reports the parent instead.
    */
-  #reportLeftOut(scheduler: Scheduler, { parent, protocol, reasons }: RouteState): void {
+  #reportExclusion(scheduler: Scheduler, { parent, protocol, reasons }: RouteState): void {
     const routes = scheduler.routesOf(parent);
-    if (protocol !== undefined && routes.some(({ isLeftOut }) => !isLeftOut)) {
+    if (protocol !== undefined && routes.some(({ isExcluded }) => !isExcluded)) {
       this.#emit({ type: "protocol-excluded", parent, protocol, reasons: [...reasons] });
     } else {
       this.#emit({ type: "parent-excluded", parent, reasons: reasonsOf(routes) });

@@ -104,7 +104,7 @@ export class ParentDiscovery {
   /**
    * Requests the layout (length and piece length of the task) from all parents. Returns the layout
    * and digest in the first valid response, and ignores invalid responses. Rejects if all parents
-   * fail. Parents with a different layout are left out later, by {@link follow}.
+   * fail. Parents with a different layout are excluded later, by {@link follow}.
    */
   async discover(): Promise<DiscoveredTask> {
     const { request, parents } = this.#context;
@@ -235,7 +235,7 @@ export class ParentDiscovery {
     const { signal, random, onChange, onUseless, onRestored } = this.#context;
     let answer = this.#answers.get(parent);
     let failures = 0;
-    while (!signal.aborted && routes.some(({ leftOut }) => leftOut !== "banned")) {
+    while (!signal.aborted && routes.some(({ exclusion }) => exclusion !== "banned")) {
       try {
         const outline = await answer;
         // A directory may ignore the signal.
@@ -307,7 +307,7 @@ export class ParentDiscovery {
       if (signal.aborted) return;
       if (layout.part(location.number) === undefined) continue;
       requireExtent(location, layout);
-      const addr = source.speaksApi ? parent.apiAddr : source.addressOf(location, parent.apiAddr);
+      const addr = source.usesGrpc ? parent.apiAddr : source.addressOf(location, parent.apiAddr);
       if (addr !== undefined) parent.announcedAddr = addr;
       if (parent.addr === undefined && parent.announcedAddr === undefined) continue;
       const served = source.protocolsOf?.(parent.addresses ?? parent.addr ?? parent.announcedAddr);

@@ -50,7 +50,7 @@ export interface TransferContext {
     sequence: number,
     costSeconds: number,
   ) => void;
-  /** Called when a route that was left out has delivered a verified piece. */
+  /** Called when a route that was excluded has delivered a verified piece. */
   readonly onRouteRestored: (attempt: Attempt) => void;
   /**
    * Called when the sink fails. This fails the download, and does not count as a failure of the
@@ -205,9 +205,9 @@ export class PieceTransfers {
     // Another attempt may have succeeded during the last write to the sink. Each piece is committed
     // only once.
     requireActive(transfer);
-    const wasLeftOut = scheduler.route(attempt.routeId).isLeftOut;
+    const wasExcluded = scheduler.route(attempt.routeId).isExcluded;
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
-    if (wasLeftOut) onRouteRestored(attempt);
+    if (wasExcluded) onRouteRestored(attempt);
     await this.#awaitSink(write.finish());
     const { digest, crc32 } = check;
     const committed: SinkPiece = { number, digest, crc32, source: attempt.parent };

@@ -10,7 +10,7 @@ import type { ErrorCode, VortexError } from "../errors.ts";
  *   again.
  * - `fatal`: The error does not depend on the parent. The download fails.
  */
-export type RetryDecision = "retry" | "missing" | "leave-out" | "ban" | "fatal";
+export type RetryDecision = "retry" | "missing" | "exclude" | "ban" | "fatal";
 
 /** Decisions for single error codes. They take precedence over the decisions in `byKind`. */
 const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
@@ -18,8 +18,8 @@ const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
   // A killed peer process causes this error without sending wrong data.
   TruncatedContent: "retry",
   // A retry fails in the same way, unless the peer was upgraded meanwhile.
-  RemoteInvalidArgument: "leave-out",
-  RemoteUnimplemented: "leave-out",
+  RemoteInvalidArgument: "exclude",
+  RemoteUnimplemented: "exclude",
   // A failed handshake terminates the whole dfdaemon (1.1.0 to 1.4.8), so it is not repeated.
   ProtocolNotSupported: "ban",
   HandshakeFailed: "ban",
@@ -29,8 +29,8 @@ const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
   PermissionDenied: "ban",
   // The parent may have caused these, for example by announcing an invalid address or by triggering
   // a bug in this library. Otherwise all parents fail alike, and the task fails with this code.
-  InvalidArgument: "leave-out",
-  Internal: "leave-out",
+  InvalidArgument: "exclude",
+  Internal: "exclude",
 };
 
 /** Decisions by error kind, for all codes that are not in `byCode`. */

@@ -67,7 +67,7 @@ const RATE_DECAY_MS = 10_000;
  *
  * A verified piece returns a `gone` or `useless` route to regular use.
  */
-export type LeftOut = "gone" | "useless" | "banned";
+export type Exclusion = "gone" | "useless" | "banned";
 
 /** State and statistics of one route: one parent over one protocol. */
 export class RouteState {
@@ -87,7 +87,7 @@ export class RouteState {
   /** Number of attempts in flight that wait for bytes from the parent. */
   #waitingCount = 0;
   /** Reason why the route is not in regular use; undefined while it is in regular use. */
-  #leftOut: LeftOut | undefined;
+  #exclusion: Exclusion | undefined;
   /**
    * True while the parent is not used in the current round (pass over all pieces). Reasons are that
    * its content contradicts that of other parents, or that the round uses only other parents.
@@ -163,16 +163,16 @@ export class RouteState {
   }
 
   /** Reason why the route is not in regular use; undefined while it is in regular use. */
-  get leftOut(): LeftOut | undefined {
-    return this.#leftOut;
+  get exclusion(): Exclusion | undefined {
+    return this.#exclusion;
   }
 
   /**
    * True if the route is not in regular use. It is then used only for single test requests, or
    * never if it is banned.
    */
-  get isLeftOut(): boolean {
-    return this.#leftOut !== undefined;
+  get isExcluded(): boolean {
+    return this.#exclusion !== undefined;
   }
 
   /**
@@ -233,14 +233,14 @@ export class RouteState {
     return (
       this.#announcing &&
       this.#announcementsInterrupted &&
-      this.#leftOut !== "banned" &&
+      this.#exclusion !== "banned" &&
       !this.excludedFromRound
     );
   }
 
   /** True if the route is in regular use and takes part in the current round. */
   get isUsable(): boolean {
-    return !this.isLeftOut && !this.excludedFromRound;
+    return !this.isExcluded && !this.excludedFromRound;
   }
 
   /** Returns true if the parent announced the piece, or is assumed to have all pieces. */
@@ -256,7 +256,7 @@ export class RouteState {
    * have the piece.
    */
   availability(number: number): { readonly from: number } | undefined {
-    if (this.#leftOut === "banned" || this.excludedFromRound || !this.mayHave(number))
+    if (this.#exclusion === "banned" || this.excludedFromRound || !this.mayHave(number))
       return undefined;
     const misses = this.#misses.get(number);
     if (misses === undefined) return { from: this.retryAt };
@@ -316,7 +316,7 @@ export class RouteState {
   }
 
   /**
-   * Records a verified piece. Returns a route that was left out to regular use, unless it is
+   * Records a verified piece. Returns a route that was excluded to regular use, unless it is
    * banned.
    */
   succeeded(now: number): void {
@@ -338,22 +338,22 @@ export class RouteState {
    *
    * @param epoch value of {@link failureEpoch} at the start of the attempt
    * @param random returns a random number from 0 to 1
-   * @param as reason why the route is left out after five consecutive failures
+   * @param as reason why the route is excluded after five consecutive failures
    */
   failed(
     error: VortexError,
     epoch: number,
     now: number,
     random: () => number,
-    as: LeftOut = "gone",
+    as: Exclusion = "gone",
   ): void {
     this.addReason(error);
-    if (epoch < this.#failureEpoch || this.#leftOut === "banned") return;
+    if (epoch < this.#failureEpoch || this.#exclusion === "banned") return;
     this.#lastFailureAt = now;
     this.#failureEpoch++;
     this.failures++;
     this.retryAt = now + backoffMs(this.failures, random);
-    if (this.failures >= MAX_FAILURES) this.#leftOut = as;
+    if (this.failures >= MAX_FAILURES) this.#exclusion = as;
   }
 
   /**
@@ -378,9 +378,9 @@ export class RouteState {
   }
 
   /** Takes the route out of regular use immediately. Does nothing if the route is banned. */
-  leaveOut(as: Exclude<LeftOut, "gone">, now: number): void {
-    if (this.#leftOut === "banned") return;
-    this.#leftOut = as;
+  exclude(as: Exclude<Exclusion, "gone">, now: number): void {
+    if (this.#exclusion === "banned") return;
+    this.#exclusion = as;
     this.#lastFailureAt = now;
     this.#failureEpoch++;
     this.failures++;
@@ -391,8 +391,8 @@ export class RouteState {
    * Returns the route to regular use and ends its backoff. Does nothing if the route is banned.
    */
   restore(): void {
-    if (this.#leftOut === "banned") return;
-    this.#leftOut = undefined;
+    if (this.#exclusion === "banned") return;
+    this.#exclusion = undefined;
     this.failures = 0;
     this.retryAt = 0;
   }

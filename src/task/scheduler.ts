@@ -2,7 +2,7 @@ import { type ErrorCode, VortexError } from "../errors.ts";
 import { attemptLabel, listFailures } from "../failure-list.ts";
 import type { Protocol } from "../transport/protocol.ts";
 import type { RetryDecision } from "./retry-decision.ts";
-import { type LeftOut, type RouteIdentity, RouteState } from "./route.ts";
+import { type Exclusion, type RouteIdentity, RouteState } from "./route.ts";
 
 /** Options of a {@link Scheduler}. Times are in ms. */
 export interface SchedulerOptions {
@@ -212,14 +212,14 @@ const MIN_HEDGE_GAIN_MS = 100;
  * attempt starts over that route. The first complete response wins. A piece never has more than two
  * attempts. Once no piece is left to start, idle routes hedge the slowest pieces.
  *
- * {@link PieceState} describes the states of a piece, and {@link LeftOut} those of a route. The
+ * {@link PieceState} describes the states of a piece, and {@link Exclusion} those of a route. The
  * scheduler as a whole is in one of these states:
  *
  * - active: attempts are in flight, or some route may start one
  * - awaiting announcements: no attempt is in flight, and parents may still announce the missing
  *   pieces until `announceTimeout`
- * - waiting for recovery: each route that has missing pieces is left out as `gone`. These routes
- *   are probed until the option `patience` has passed.
+ * - waiting for recovery: all routes to parents with missing pieces have failed repeatedly. The
+ *   scheduler retries them at intervals until the time `patience` has passed.
  * - failed: `step` returns a failure
  * - done: all pieces are stored
  */
@@ -348,7 +348,7 @@ export class Scheduler {
     if (attempt === undefined) return;
     if (
       attempt.bytes === 0 &&
-      attempt.route.isLeftOut &&
+      attempt.route.isExcluded &&
       this.#patienceResets < MAX_PATIENCE_RESETS
     ) {
       this.#patienceResets++;
@@ -451,16 +451,16 @@ export class Scheduler {
     this.#requeue(number);
     const { random } = this.#options;
     const routes = this.routesOf(route.parent);
-    const leftOutBefore = new Set(routes.filter(({ isLeftOut }) => isLeftOut));
+    const excludedBefore = new Set(routes.filter(({ isExcluded }) => isExcluded));
     if (decision === "missing") route.missed(number, error, failureEpoch, now, random);
     else if (decision === "retry") route.failed(error, failureEpoch, now, random);
     else {
       route.addReason(error);
-      route.leaveOut(decision === "leave-out" ? "useless" : "banned", now);
-      if (error.kind === "peer") for (const each of routes) each.leaveOut("banned", now);
+      route.exclude(decision === "exclude" ? "useless" : "banned", now);
+      if (error.kind === "peer") for (const each of routes) each.exclude("banned", now);
     }
     const endedRoutes = routes.filter(
-      (route) => route.leftOut === "banned" || (route.isLeftOut && !leftOutBefore.has(route)),
+      (route) => route.exclusion === "banned" || (route.isExcluded && !excludedBefore.has(route)),
     );
     return endedRoutes.flatMap((route) => this.#endAttempts(route, now));
   }
@@ -469,9 +469,9 @@ export class Scheduler {
    * Takes a route out of regular use for a reason other than a failed attempt. Its attempts end and
    * are returned.
    */
-  leaveOut(id: string, as: Exclude<LeftOut, "gone">, now: number): readonly Attempt[] {
+  exclude(id: string, as: Exclude<Exclusion, "gone">, now: number): readonly Attempt[] {
     const route = this.route(id);
-    route.leaveOut(as, now);
+    route.exclude(as, now);
     return this.#endAttempts(route, now);
   }
 
@@ -626,7 +626,7 @@ export class Scheduler {
       if (availability === undefined) continue;
       if (availability.from > now) {
         const { wake, gone, useless } = times;
-        (route.leftOut === undefined ? wake : route.leftOut === "gone" ? gone : useless).note(
+        (route.exclusion === undefined ? wake : route.exclusion === "gone" ? gone : useless).note(
           availability.from,
         );
         continue;
@@ -690,7 +690,7 @@ export class Scheduler {
       const times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
       const routes = this.#rankRoutes(attempt.number, now, times, attempt.route);
       const route = routes.find((candidate) => {
-        if (candidate.isLeftOut || this.#hasStalledAttempt(candidate, now)) return false;
+        if (candidate.isExcluded || this.#hasStalledAttempt(candidate, now)) return false;
         if (stalled) return true;
         const expected = candidate.expectedMs(length, now);
         // The pace of an attempt that has just started does not predict the rest: on a shared link,
@@ -834,7 +834,7 @@ export class Scheduler {
     // If a working parent is only excluded from this round, the round fails at once, and the next
     // round uses that parent.
     const patienceEnd = routes.some(
-      ({ excludedFromRound, leftOut }) => excludedFromRound && leftOut === undefined,
+      ({ excludedFromRound, exclusion }) => excludedFromRound && exclusion === undefined,
     )
       ? undefined
       : this.#patienceEndsAt;
@@ -865,7 +865,7 @@ export class Scheduler {
   #updatePatience(now: number): void {
     const routes = [...this.#routes.values()];
     const gone = routes.filter(
-      (route) => route.leftOut === "gone" && (route.inFlight > 0 || this.#canProvideAny(route)),
+      (route) => route.exclusion === "gone" && (route.inFlight > 0 || this.#canProvideAny(route)),
     );
     const awaitsReannouncement = routes.some((route) => route.awaitsReannouncement);
     if ((gone.length === 0 && !awaitsReannouncement) || this.#hasActiveRoute(routes)) {
@@ -891,7 +891,7 @@ export class Scheduler {
     if (
       routes.some(
         (route) =>
-          !route.isLeftOut &&
+          !route.isExcluded &&
           (route.inFlight > 0 || route.mayAnnounceMore || this.#canProvideAny(route)),
       )
     )
@@ -915,7 +915,7 @@ export class Scheduler {
    */
   #isGivenUp(route: RouteState): boolean {
     const end = this.#patienceEndsAt;
-    return end !== undefined && route.leftOut === "gone" && route.lastFailureAt >= end;
+    return end !== undefined && route.exclusion === "gone" && route.lastFailureAt >= end;
   }
 
   /**
@@ -978,9 +978,9 @@ export class Scheduler {
 interface RetryTimes {
   /** Time for the routes in regular use. */
   readonly wake: Earliest;
-  /** Time for the routes that are left out as `gone`. */
+  /** Time for the routes that are excluded as `gone`. */
   readonly gone: Earliest;
-  /** Time for the routes that are left out as `useless`. */
+  /** Time for the routes that are excluded as `useless`. */
   readonly useless: Earliest;
 }
 

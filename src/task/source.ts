@@ -80,7 +80,7 @@ export interface TaskSource {
   protocolsOf?(addr: PeerAddress | undefined): readonly Protocol[];
   /**
    * Returns the protocols that are not used with a parent, each with the reason. Absent: no
-   * protocol is left out.
+   * protocol is excluded.
    *
    * @param addr address of the parent; undefined if unknown
    */
@@ -89,7 +89,7 @@ export interface TaskSource {
    * True if `fetchPiece` uses the Dragonfly gRPC API. Pieces and the list of pieces then have the
    * same address, and each piece arrives as one message in memory.
    */
-  readonly speaksApi: boolean;
+  readonly usesGrpc: boolean;
 }
 
 /** Settings that apply to all downloads of one downloader, with every default filled in. */

@@ -209,7 +209,7 @@ class StreamSession implements SinkSession {
   }
 
   /**
-   * Resolves with the next chunk for the reader, once it may be delivered. Resolves with undefined
+   * Resolves with the next chunk in order, as soon as its piece is verified. Resolves with undefined
    * at the end of the content or after a failure.
    */
   async next(): Promise<Uint8Array<ArrayBuffer> | undefined> {

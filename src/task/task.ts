@@ -409,7 +409,7 @@ export type TaskEvent =
       readonly reasons: readonly VortexError[];
     }
   /**
-   * A parent that was left out delivered or announced a piece again. The field `protocol` is
+   * A parent that was excluded delivered or announced a piece again. The field `protocol` is
    * present if several protocols are used with the parent.
    */
   | { readonly type: "parent-restored"; readonly parent: string; readonly protocol?: Protocol };

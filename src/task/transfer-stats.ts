@@ -83,7 +83,7 @@ export class TransferStats {
   }
 
   /** Records the protocols that are not used with a parent, each with the reason. */
-  setLeftOutProtocols(parent: string, protocols: readonly ExcludedProtocol[]): void {
+  setExcludedProtocols(parent: string, protocols: readonly ExcludedProtocol[]): void {
     if (protocols.length > 0) this.#excluded.set(parent, protocols);
   }
 

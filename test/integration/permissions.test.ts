@@ -291,7 +291,7 @@ describe(`Deno's permissions${noDeno}`, { skip: noDeno !== "" }, () => {
         ...[main, "get", ...peers, ...lengths, "--verbose"],
       ]);
       assert.equal(code, 0, err);
-      assert.match(err, /leaving out 127\.0\.0\.2:1: PermissionDenied/);
+      assert.match(err, /excluding 127\.0\.0\.2:1: PermissionDenied/);
     }),
   );
 

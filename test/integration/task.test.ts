@@ -358,16 +358,16 @@ describe("a task over TCP, between processes", () => {
         pieceLength,
       };
       const events: string[] = [];
-      let leftOut: () => void = () => {};
+      let exclusion: () => void = () => {};
       const gone = new Promise<void>((resolve) => {
-        leftOut = resolve;
+        exclusion = resolve;
       });
       const download = downloader.downloadTask({
         ...request,
         to,
         onEvent: ({ type }) => {
           if (type.startsWith("parent-")) events.push(type);
-          if (type === "parent-excluded") leftOut();
+          if (type === "parent-excluded") exclusion();
         },
       });
       await Promise.race([stopped, download]);

@@ -121,7 +121,7 @@ export function* chunksOf(bytes: Uint8Array, chunk: number): Generator<Uint8Arra
 export class FakeParents implements TaskSource {
   readonly content: Uint8Array;
   readonly plan: TaskPlan;
-  readonly speaksApi: boolean;
+  readonly usesGrpc: boolean;
   readonly directory: TaskDirectory | undefined;
   /** Recorded piece requests, except those whose content was cancelled before a byte was read. */
   readonly asked: { readonly addr: string; readonly number: number }[] = [];
@@ -150,7 +150,7 @@ export class FakeParents implements TaskSource {
       readonly algorithm?: DigestAlgorithm;
       /** Copies content into the buffers of the caller, if true. Default: false. */
       readonly readsInto?: boolean;
-      readonly speaksApi?: boolean;
+      readonly usesGrpc?: boolean;
       /**
        * Offset and length of each piece in bytes. Default: all pieces except the last have the same
        * length.
@@ -158,7 +158,7 @@ export class FakeParents implements TaskSource {
       readonly pieces?: readonly { readonly offset: number; readonly length: number }[];
     } = {},
   ) {
-    this.speaksApi = options.speaksApi ?? false;
+    this.usesGrpc = options.usesGrpc ?? false;
     this.content = content;
     this.plan = planTask(content.length, pieceLength);
     this.#pieces = options.pieces;

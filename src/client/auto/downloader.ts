@@ -188,7 +188,7 @@ export class AutoDownloader {
    */
   async downloadOver(protocol: Protocol, request: PieceDownloadOptions): Promise<Piece> {
     const peer = this.#peerOf(request.addr);
-    const reasons = ["hybrid uses every protocol that answers", ...leftOutTexts(peer)];
+    const reasons = ["hybrid uses every protocol that answers", ...exclusionTexts(peer)];
     const selected = { protocol, reason: reasons.join("; ") };
     try {
       const piece = await this.#request(peer, selected, request);
@@ -252,7 +252,7 @@ export class AutoDownloader {
     );
     try {
       const { protocol, reason, answer } = await raceProtocols<Piece>({
-        excluded: leftOutTexts(peer),
+        excluded: exclusionTexts(peer),
         candidates: peer.candidates,
         delay: this.#delayFor(peer),
         clock: this.#settings.runtime.clock,
@@ -365,7 +365,7 @@ export class AutoDownloader {
       ({ protocol }) => addresses[protocol] !== undefined,
     );
     if (candidates.length === 0) {
-      const reasons = leftOutTexts({ excluded })
+      const reasons = exclusionTexts({ excluded })
         .map((text) => `; ${text}`)
         .join("");
       throw new VortexError(
@@ -458,8 +458,8 @@ function addressIn(key: string, protocol: Protocol): string {
 }
 
 /** Explains for each protocol that may not be used with a peer why that is so. */
-function leftOutTexts({ excluded }: Pick<Peer, "excluded">): string[] {
-  return excluded.map(({ protocol, reason }) => `${protocol} is left out: ${reason}`);
+function exclusionTexts({ excluded }: Pick<Peer, "excluded">): string[] {
+  return excluded.map(({ protocol, reason }) => `${protocol} is excluded: ${reason}`);
 }
 
 /** Returns true if the error is an answer of the peer, which shows that it speaks the protocol. */

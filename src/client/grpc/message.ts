@@ -121,7 +121,7 @@ class Cursor {
     this.#chunks = chunks;
   }
 
-  /** Reads a Protobuf varint and returns its lowest 32 bits. */
+  /** Reads a Protobuf varint of up to 64 bits. Returns the lower 32 bits as an unsigned integer. */
   varint(): number {
     let value = 0;
     // 64 bits take at most ten bytes.

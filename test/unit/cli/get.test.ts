@@ -432,7 +432,7 @@ describe("vortex-peer get", () => {
     assert.deepEqual(stdout.bytes, content.slice(0, 4000));
   });
 
-  it("fetches from several peers, and reports which of them is left out and why", async () => {
+  it("fetches from several peers, and reports which of them is excluded and why", async () => {
     await using real = await downloaderWithServer();
     const sdk = faceWith((request) =>
       request.addr === peers.quic
@@ -444,7 +444,7 @@ describe("vortex-peer get", () => {
     assert.deepEqual([code, out.bytes], [0, content]);
     assert.match(
       err,
-      /^fetched 10\.0 kB in .*, from [12] parents?, unverified \(.*\); left out: 10\.0\.0\.7:4006 \(HandshakeFailed: not trusted\)\n$/,
+      /^fetched 10\.0 kB in .*, from [12] parents?, unverified \(.*\); excluded: 10\.0\.0\.7:4006 \(HandshakeFailed: not trusted\)\n$/,
     );
     const verbose = await run(sdk, [...args, "--verbose"]);
     const lines = verbose.err.split("\n");
@@ -454,7 +454,7 @@ describe("vortex-peer get", () => {
         /^piece \d from 10\.0\.0\.7:4006 failed: HandshakeFailed: not trusted$/.test(line),
       ),
     );
-    assert.ok(lines.includes("leaving out 10.0.0.7:4006: HandshakeFailed: not trusted"));
+    assert.ok(lines.includes("excluding 10.0.0.7:4006: HandshakeFailed: not trusted"));
   });
 });
 

@@ -61,14 +61,14 @@ const report: TaskReport = {
 
 describe("the bar of vortex-peer get", () => {
   it("has percent, bytes, rate, time left and parents, and a bar that fills the width", () => {
-    const words = "1.2 of 2.9 GB  48.3 MB/s  0:36 left  4 parents (1 waiting, 1 left out)";
+    const words = "1.2 of 2.9 GB  48.3 MB/s  0:36 left  4 parents (1 waiting, 1 excluded)";
     assert.equal(progressBar(progress, 200), ` 42% [${"#".repeat(16)}${".".repeat(24)}]  ${words}`);
     assert.equal(progressBar(progress, 99), ` 42% [${"#".repeat(8)}${".".repeat(12)}]  ${words}`);
   });
 
   it("shows the time until it gives up, instead of rate and time left, when no parent responds", () => {
     const words =
-      "1.2 of 2.9 GB  no parent responds, giving up in 0:42  4 parents (1 waiting, 1 left out)";
+      "1.2 of 2.9 GB  no parent responds, giving up in 0:42  4 parents (1 waiting, 1 excluded)";
     assert.match(
       progressBar({ ...progress, patienceLeft: 42_000 }, 200),
       new RegExp(`  ${words.replace(/[()]/g, "\\$&")}$`),
@@ -115,7 +115,7 @@ describe("the bar of vortex-peer get", () => {
   it("is a line without a bar when there is no terminal", () => {
     assert.equal(
       progressText(progress),
-      "42%, 1.2 of 2.9 GB, 48.3 MB/s, 0:36 left, 4 parents (1 waiting, 1 left out)",
+      "42%, 1.2 of 2.9 GB, 48.3 MB/s, 0:36 left, 4 parents (1 waiting, 1 excluded)",
     );
   });
 });
@@ -164,7 +164,7 @@ describe("the summary of vortex-peer get", () => {
     );
   });
 
-  it("lists the parents that are left out or failing, each with its errors on one line", () => {
+  it("lists the parents that are excluded or failing, each with its errors on one line", () => {
     const refused = new VortexError("ConnectionRefused", "no\nlistener");
     const wrong = new VortexError("DigestMismatch", "the content is wrong");
     assert.equal(
@@ -177,7 +177,7 @@ describe("the summary of vortex-peer get", () => {
           parentOf("d:1", "excluded", wrong),
         ],
       }),
-      "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent, unverified (no --digest: only pieces were checked); left out: " +
+      "fetched 268.4 MB in 5.2 s, 51.6 MB/s, from 1 parent, unverified (no --digest: only pieces were checked); excluded: " +
         "b:1 (ConnectionRefused: no listener; DigestMismatch: " +
         "the content is wrong), d:1 (DigestMismatch: the content is wrong); failing: c:1 (ConnectionRefused: no listener)",
     );

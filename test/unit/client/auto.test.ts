@@ -389,7 +389,7 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
         assert.ok(!network.dials.includes("quic"), JSON.stringify(options));
         assert.match(
           events[0]?.reason ?? "",
-          /^quic is left out: the peer may be a stock dfdaemon/,
+          /^quic is excluded: the peer may be a stock dfdaemon/,
         );
         const [parent] = (await stream.report).parents;
         const [quic] = parent?.excluded ?? [];
@@ -413,8 +413,8 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
         assert.deepEqual(network.dials, ["quic"]);
         const stream = downloader.streamTask({ taskId, hostId: "me", parents: [addr], ...lengths });
         await stream.bytes();
-        const leftOut = (await stream.report).parents[0]?.excluded?.map((one) => one.protocol);
-        assert.deepEqual(leftOut, "auto" in options ? undefined : ["tcp"]);
+        const exclusion = (await stream.report).parents[0]?.excluded?.map((one) => one.protocol);
+        assert.deepEqual(exclusion, "auto" in options ? undefined : ["tcp"]);
         await downloader.close();
       }
     });
@@ -426,7 +426,7 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
     const { message } = await assertRejects(downloader.downloadPiece(request), "InvalidArgument");
     assert.match(
       message,
-      /address of .*: expected one for tcp or grpc, got none; quic is left out: the peer may be a stock dfdaemon/,
+      /address of .*: expected one for tcp or grpc, got none; quic is excluded: the peer may be a stock dfdaemon/,
     );
     assert.deepEqual(network.dials, []);
     await downloader.close();
@@ -510,7 +510,7 @@ describe("hybrid and onProtocol", () => {
     assert.equal(tested.events.length, 1);
     const [event] = tested.events;
     assert.equal(event?.protocol, "tcp");
-    assert.match(event?.reason ?? "", /^hybrid uses .*; quic is left out: the peer may be a stock/);
+    assert.match(event?.reason ?? "", /^hybrid uses .*; quic is excluded: the peer may be a stock/);
     await tested.downloader.close();
   });
 });

@@ -473,7 +473,7 @@ describe("the rounds of a task whose digest is known", () => {
     assert.equal(planner.next({ mismatch: true, sources: ["a:1", "c:1"] }), undefined);
   });
 
-  it("leave out a parent whose pieces alone formed a wrong whole, also if others took part", () => {
+  it("exclude a parent whose pieces alone formed a wrong whole, also if others took part", () => {
     const planner = new RoundPlanner(three);
     assert.deepEqual(planner.next({ mismatch: true, sources: ["a:1"] }), ["b:1", "c:1"]);
   });

@@ -116,7 +116,7 @@ function bench(
   options: {
     readonly settings?: Partial<TaskSettings>;
     readonly directory?: TaskDirectory;
-    readonly speaksApi?: boolean;
+    readonly usesGrpc?: boolean;
   } = {},
 ): Bench {
   const runtime = fakeRuntime();
@@ -258,10 +258,10 @@ describe("two parents with different contents of one length", () => {
   });
 
   it("are detected over gRPC, where each parent is asked for one whole piece", async () => {
-    const different = bench({ "a:1": honest(), "b:1": differing }, { speaksApi: true });
+    const different = bench({ "a:1": honest(), "b:1": differing }, { usesGrpc: true });
     await assertRejects(different.fetch(), "DigestMismatch");
     different.sink.assertOneContent();
-    const same = bench({ "a:1": honest(), "b:1": honest() }, { speaksApi: true });
+    const same = bench({ "a:1": honest(), "b:1": honest() }, { usesGrpc: true });
     assert.deepEqual((await same.fetch()).verified, { level: "pieces" });
     // The parent that delivers second is compared, and each once more at the end.
     assert.equal(same.parents.digestProbes.length, 1 + 2);
@@ -311,8 +311,8 @@ describe("a parent that changes its content during the task", () => {
     });
   }
 
-  for (const speaksApi of [false, true]) {
-    const over = speaksApi ? "over gRPC" : "over Vortex";
+  for (const usesGrpc of [false, true]) {
+    const over = usesGrpc ? "over gRPC" : "over Vortex";
     for (const changesAt of [1, 2, 5]) {
       it(`fails the task, also when it had another content first (${over}, ${changesAt} pieces of it)`, async () => {
         const { fetch } = bench(
@@ -321,7 +321,7 @@ describe("a parent that changes its content during the task", () => {
             "b:1": (request) =>
               (request.previousRequests < changesAt ? differing : honest())(request),
           },
-          { speaksApi },
+          { usesGrpc },
         );
         await assertRejects(fetch(), "DigestMismatch");
       });
@@ -911,7 +911,7 @@ describe("the questions to parents", () => {
   });
 
   it("come at the end over gRPC, after all pieces: no further whole message is held beside those in flight", async () => {
-    const made = bench({ "a:1": honest() }, { speaksApi: true });
+    const made = bench({ "a:1": honest() }, { usesGrpc: true });
     const real = made.parents.fetchPiece.bind(made.parents);
     const committed: number[] = [];
     let asked = 0;
@@ -963,7 +963,7 @@ describe("digests of the whole from parents", () => {
   };
   const unknown = { contentLength: undefined, pieceLength: undefined };
 
-  it("leave out a parent that names another digest than the first one, and no piece is fetched from it", async () => {
+  it("exclude a parent that names another digest than the first one, and no piece is fetched from it", async () => {
     const made = bench(
       { "a:1": honest(), "b:1": differing },
       {

@@ -309,7 +309,7 @@ describe("a task from several parents", () => {
         new Uint8Array(9 * 4 * 1024 * 1024 + length),
         length,
         { "a:1": honest(length) },
-        { speaksApi: true },
+        { usesGrpc: true },
       );
       const { fetcher, request } = fetcherOf(parents, ["a:1"]);
       await fetcher.downloadTask({ ...request, to: memorySink() });
@@ -911,17 +911,17 @@ describe("sinks", () => {
     );
   });
 
-  it("the task fails only after the resumed pieces are verified, if the last parent is left out meanwhile", async () => {
+  it("the task fails only after the resumed pieces are verified, if the last parent is excluded meanwhile", async () => {
     const { fetcher, request, parents, settled } = bench({ "a:1": corrupt });
     const to = new NotingSink();
     to.bytes = content.slice();
     const digest = digestOf("crc32", parents.bytesOf(2), portableHashers);
     to.found = [{ number: 2, digest, crc32: Number(digest.slice(6)) }];
     let resolve = (): void => {};
-    const leftOut = new Promise<void>((each) => {
+    const exclusion = new Promise<void>((each) => {
       resolve = each;
     });
-    to.onRead = () => leftOut;
+    to.onRead = () => exclusion;
     const onEvent = ({ type }: TaskEvent): void => {
       if (type === "parent-excluded") resolve();
     };
@@ -1238,7 +1238,7 @@ describe("parents with a directory", () => {
     );
   });
 
-  it("are left out if their content differs", async () => {
+  it("are excluded if their content differs", async () => {
     const { fetcher, request, settled, parents, directory } = asking({
       "a:1": honest(),
       "b:1": honest(),
@@ -1269,7 +1269,7 @@ describe("parents with a directory", () => {
       "InvalidArgument",
     ],
   ] as const) {
-    it(`are left out for ${what}, even if first to answer, and another one delivers the task`, async () => {
+    it(`are excluded for ${what}, even if first to answer, and another one delivers the task`, async () => {
       const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
       directory.stats.set("a:4000", { ...outline, ...answer });
       directory.stats.set("b:4000", outline);
@@ -1287,7 +1287,7 @@ describe("parents with a directory", () => {
     });
   }
 
-  it("are not left out for a digest that differs in spelling or algorithm only", async () => {
+  it("are not excluded for a digest that differs in spelling or algorithm only", async () => {
     const { fetcher, request, settled, directory } = asking({
       "a:1": honest(),
       "b:1": honest(),
@@ -1311,7 +1311,7 @@ describe("parents with a directory", () => {
     );
   });
 
-  it("are left out for nonsensical announcements", async () => {
+  it("are excluded for nonsensical announcements", async () => {
     const { fetcher, request, settled, directory } = asking({ "a:1": honest(), "b:1": honest() });
     for (const addr of ["a:4000", "b:4000"]) directory.stats.set(addr, outline);
     directory.pieces.set("a:4000", announcing(all));

@@ -40,7 +40,7 @@ function discovering(directory: TaskDirectory) {
   const seen = { changes: 0, useless: 0 };
   const source = {
     directory,
-    speaksApi: true,
+    usesGrpc: true,
     addressOf: () => undefined,
   } as unknown as TaskSource;
   const discovery = new ParentDiscovery({
@@ -56,7 +56,7 @@ function discovering(directory: TaskDirectory) {
     onChange: () => seen.changes++,
     onUseless: () => {
       seen.useless++;
-      route.leaveOut("banned", clock.now());
+      route.exclude("banned", clock.now());
     },
     onRestored: () => {},
     patience: 60_000,

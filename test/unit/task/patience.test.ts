@@ -66,7 +66,7 @@ describe("patience with the last parents", () => {
       await clock.advance(seconds * 1000 - 100);
       if (seconds > 5) {
         const { patienceLeft, parents } = download.progress();
-        // The parent is left out after about 3 s.
+        // The parent is excluded after about 3 s.
         assert.ok(
           patienceLeft !== undefined && patienceLeft > (60 - seconds) * 1000,
           `${patienceLeft} ms`,

@@ -463,7 +463,7 @@ describe("routes of one parent", () => {
       starts.filter(({ parent, id }) => parent === "p" && id !== first.id).map(({ id }) => id),
     );
     assert.deepEqual(
-      routes.map(({ leftOut }) => leftOut),
+      routes.map(({ exclusion }) => exclusion),
       ["banned", "banned"],
     );
     assert.deepEqual(
@@ -472,10 +472,10 @@ describe("routes of one parent", () => {
     );
   });
 
-  it("are left out one by one for other failures", () => {
+  it("are excluded one by one for other failures", () => {
     for (const [code, verdict, as] of [
       ["HandshakeFailed", "ban", "banned"],
-      ["RemoteUnimplemented", "leave-out", "useless"],
+      ["RemoteUnimplemented", "exclude", "useless"],
     ] as const) {
       const { scheduler, routes } = both();
       const { starts } = step(scheduler, 0);
@@ -488,7 +488,7 @@ describe("routes of one parent", () => {
         starts.filter(({ routeId }) => routeId === first.routeId).length - 1,
       );
       assert.deepEqual(
-        routes.map(({ leftOut }) => leftOut),
+        routes.map(({ exclusion }) => exclusion),
         [as, undefined],
       );
     }
@@ -505,7 +505,7 @@ describe("routes of one parent", () => {
     assert.ok(probe && beside);
     assert.deepEqual(scheduler.failed(beside.id, lost, "retry", 4010), []);
     assert.deepEqual(scheduler.succeeded(probe.id, 4020), []);
-    assert.equal(quic.leftOut, undefined);
+    assert.equal(quic.exclusion, undefined);
   });
 
   it("reject an unknown ID as an internal error", () => {
@@ -515,7 +515,7 @@ describe("routes of one parent", () => {
 
 describe("patience with the last parents", () => {
   /**
-   * Returns a scheduler whose only parent is left out at 5 ms, before its next probe at 4005 ms.
+   * Returns a scheduler whose only parent is excluded at 5 ms, before its next probe at 4005 ms.
    */
   function withGone(options: Partial<SchedulerOptions> = {}): {
     scheduler: Scheduler;
@@ -559,7 +559,7 @@ describe("patience with the last parents", () => {
     assert.equal(now, 60_006);
   });
 
-  it("does not run while another parent may deliver, and left-out routes are never hedged with", () => {
+  it("does not run while another parent may deliver, and excluded routes are never hedged with", () => {
     const { scheduler } = withGone({ stallThreshold: 1000, concurrentPieceCount: 3 });
     scheduler.addRoute("here", false);
     assert.deepEqual(shape(step(scheduler, 100)), ["0@here", "1@here", "2@here"]);
@@ -585,10 +585,10 @@ describe("patience with the last parents", () => {
 
   it("does not run for useless parents, nor wait for their next probe", () => {
     const scheduler = schedulerOf(1);
-    scheduler.addRoute("useless", false).leaveOut("useless", 0);
+    scheduler.addRoute("useless", false).exclude("useless", 0);
     assert.ok(step(scheduler, 1).failure);
     const { scheduler: other } = withGone({ patience: 20_000 });
-    other.addRoute("useless", false).leaveOut("useless", 0);
+    other.addRoute("useless", false).exclude("useless", 0);
     assert.equal(step(other, 100).wakeAt, 4005);
   });
 
@@ -634,7 +634,7 @@ describe("patience with the last parents", () => {
       if (round === 2) scheduler.succeeded(attempt.id, now);
       else scheduler.failed(attempt.id, lost, "retry", now);
       if (round === 2)
-        assert.deepEqual([gone.isLeftOut, scheduler.patienceLeft(now)], [false, undefined]);
+        assert.deepEqual([gone.isExcluded, scheduler.patienceLeft(now)], [false, undefined]);
       if (round < 2) now = step(scheduler, now).wakeAt ?? 0;
     }
     assert.equal(gone.failures, 1);

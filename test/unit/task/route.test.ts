@@ -53,7 +53,7 @@ describe("failures of a route", () => {
     assert.deepEqual([route.isRecovering, route.availability(0)], [false, { from: 0 }]);
     route.failed(lost, route.failureEpoch, 10, whole);
     assert.deepEqual(
-      [route.isRecovering, route.isLeftOut, route.failures, route.lastFailureAt],
+      [route.isRecovering, route.isExcluded, route.failures, route.lastFailureAt],
       [true, false, 1, 10],
     );
     assert.deepEqual(route.availability(0), { from: 260 });
@@ -88,12 +88,12 @@ describe("failures of a route", () => {
     assert.deepEqual([route.failures, route.availability(0)], [1, { from: 260 }]);
   });
 
-  it("leave it out after five in a row, with probes after each pause, until a success", () => {
+  it("exclude it after five in a row, with probes after each pause, until a success", () => {
     const route = routeOf();
     fail(route, MAX_FAILURES - 1);
-    assert.equal(route.leftOut, undefined);
+    assert.equal(route.exclusion, undefined);
     const now = fail(route, 1, 4000);
-    assert.deepEqual([route.leftOut, route.isLeftOut], ["gone", true]);
+    assert.deepEqual([route.exclusion, route.isExcluded], ["gone", true]);
     assert.deepEqual(route.availability(3), { from: now + 4000 });
     route.failed(lost, route.failureEpoch, now + 4001, whole);
     assert.deepEqual(route.availability(3), { from: now + 12_001 });
@@ -103,33 +103,33 @@ describe("failures of a route", () => {
     assert.deepEqual(route.availability(3), { from: now + 5000 });
     route.succeeded(now + 6000);
     assert.deepEqual(
-      [route.leftOut, route.isLeftOut, route.failures, route.availability(3)],
+      [route.exclusion, route.isExcluded, route.failures, route.availability(3)],
       [undefined, false, 0, { from: 0 }],
     );
   });
 
   it("allow probes of a useless route after 30 s, and never of a banned one", () => {
     const route = routeOf();
-    route.leaveOut("useless", 100);
+    route.exclude("useless", 100);
     assert.deepEqual(
-      [route.leftOut, route.isRecovering, route.lastFailureAt],
+      [route.exclusion, route.isRecovering, route.lastFailureAt],
       ["useless", true, 100],
     );
     assert.deepEqual(route.availability(0), { from: 30_100 });
     route.restore();
     assert.deepEqual(
-      [route.leftOut, route.isRecovering, route.availability(0)],
+      [route.exclusion, route.isRecovering, route.availability(0)],
       [undefined, false, { from: 0 }],
     );
-    route.leaveOut("banned", 200);
+    route.exclude("banned", 200);
     assert.equal(route.availability(0), undefined);
-    route.leaveOut("useless", 300);
+    route.exclude("useless", 300);
     route.restore();
     route.succeeded(400);
     route.failed(lost, route.failureEpoch, 600, whole);
     route.retryBy(0);
     assert.deepEqual(
-      [route.leftOut, route.lastFailureAt, route.availability(0)],
+      [route.exclusion, route.lastFailureAt, route.availability(0)],
       ["banned", 200, undefined],
     );
     assert.equal(route.errors, 1, "what went wrong is noted all the same");
@@ -164,13 +164,13 @@ describe("pieces that a parent lacks", () => {
     assert.deepEqual(route.availability(7), { from: 1600 });
   });
 
-  it("count as failures of a route that never delivered, and leave it out as useless", () => {
+  it("count as failures of a route that never delivered, and exclude it as useless", () => {
     const route = routeOf();
     for (let number = 0; number < 5; number++) {
-      assert.equal(route.isLeftOut, false);
+      assert.equal(route.isExcluded, false);
       route.missed(number, missing, route.failureEpoch, number * 1000 + 1, whole);
     }
-    assert.deepEqual([route.leftOut, route.failures], ["useless", 5]);
+    assert.deepEqual([route.exclusion, route.failures], ["useless", 5]);
   });
 });
 
@@ -214,13 +214,13 @@ describe("announcements of a route", () => {
     assert.deepEqual([route.mayAnnounceMore, route.awaitsReannouncement], [false, false]);
   });
 
-  it("are not awaited from a left-out route, and interrupted ones only unless it is banned", () => {
+  it("are not awaited from a excluded route, and interrupted ones only unless it is banned", () => {
     const route = routeOf(true);
-    route.leaveOut("useless", 0);
+    route.exclude("useless", 0);
     assert.equal(route.mayAnnounceMore, false);
     route.interruptAnnouncements();
     assert.equal(route.awaitsReannouncement, true);
-    route.leaveOut("banned", 0);
+    route.exclude("banned", 0);
     assert.equal(route.awaitsReannouncement, false);
   });
 });

@@ -318,7 +318,7 @@ describe("stalled pieces and hedged attempts", () => {
 });
 
 describe("failures", () => {
-  it("a parent that fails is retried with a doubling pause, one request at a time, and then left out", () => {
+  it("a parent that fails is retried with a doubling pause, one request at a time, and then excluded", () => {
     const scheduler = schedulerOf(100, { concurrentPieceCount: 2 });
     const a = scheduler.addRoute("a", false);
     let now = 0;
@@ -341,7 +341,7 @@ describe("failures", () => {
       }
     }
     assert.deepEqual(pauses, [250, 500, 1000, 2000]);
-    assert.ok(a.isLeftOut);
+    assert.ok(a.isExcluded);
   });
 
   it("a success resets the number of failures", () => {
@@ -358,7 +358,7 @@ describe("failures", () => {
         scheduler.succeeded(attempt.id, now);
       }
     }
-    assert.equal(a.isLeftOut, false);
+    assert.equal(a.isExcluded, false);
     assert.equal(a.errors, 10);
     assert.equal(a.reasons.length, 1);
   });
@@ -369,7 +369,7 @@ describe("failures", () => {
     "InvalidPacket",
     "RemoteUnimplemented",
   ] as const) {
-    it(`${code}: the parent is left out at once, and its other pieces go to another parent`, () => {
+    it(`${code}: the parent is excluded at once, and its other pieces go to another parent`, () => {
       const scheduler = schedulerOf(8);
       const bad = scheduler.addRoute("bad", false);
       scheduler.addRoute("good", false);
@@ -380,7 +380,7 @@ describe("failures", () => {
         fail(scheduler, first, code, 10).map(({ id }) => id),
         others.map(({ id }) => id),
       );
-      assert.ok(bad.isLeftOut);
+      assert.ok(bad.isExcluded);
       const again = step(scheduler, 10).starts;
       assert.equal(again.length, 4);
       assert.ok(again.every(({ routeId }) => routeId === "good"));
@@ -464,7 +464,7 @@ const parent: fc.Arbitrary<ModelParent> = fc.record({
 });
 
 describe("arbitrary parents", () => {
-  it("every piece is completed once, no limit is exceeded, an honest parent is never left out, and the task ends", () => {
+  it("every piece is completed once, no limit is exceeded, an honest parent is never excluded, and the task ends", () => {
     fc.assert(
       fc.property(
         fc.array(parent, { minLength: 1, maxLength: 5 }),
@@ -529,15 +529,15 @@ function runModel(
   const begin = (attempt: Attempt, now: number): void => {
     const behaviour = behaviours.get(attempt.routeId);
     assert.ok(behaviour);
-    const { leftOut, inFlight, failures } = scheduler.route(attempt.routeId);
-    assert.notEqual(leftOut, "banned", "nothing is asked from a parent that sent wrong bytes");
+    const { exclusion, inFlight, failures } = scheduler.route(attempt.routeId);
+    assert.notEqual(exclusion, "banned", "nothing is asked from a parent that sent wrong bytes");
     assert.ok(
       failures === 0 || inFlight === 1,
       "one request at a time goes to a parent that failed",
     );
     assert.ok(
-      leftOut === undefined || !attempt.isHedge,
-      "no race is run by a parent that is left out",
+      exclusion === undefined || !attempt.isHedge,
+      "no race is run by a parent that is excluded",
     );
     assert.ok(!completed.has(attempt.number), "nothing is asked that is there");
     const stalls = random() < behaviour.stalling;
@@ -568,8 +568,11 @@ function runModel(
     if (last !== undefined) {
       assert.equal(running.size, 0);
       for (const [id, { failing, wrong, stalling }] of behaviours) {
-        assert.ok(scheduler.route(id).isLeftOut, "the task fails only if all parents are left out");
-        assert.ok(failing > 0 || wrong || stalling > 0, "an honest parent is never left out");
+        assert.ok(
+          scheduler.route(id).isExcluded,
+          "the task fails only if all parents are excluded",
+        );
+        assert.ok(failing > 0 || wrong || stalling > 0, "an honest parent is never excluded");
       }
       return "failed";
     }
@@ -677,20 +680,20 @@ describe("order and combinations", () => {
       for (const id of order) scheduler.addRoute(id, false);
       const slow = scheduler.route("slow");
       failOften(slow, 4);
-      assert.deepEqual([slow.isLeftOut, slow.retryAt], [false, 2004]);
+      assert.deepEqual([slow.isExcluded, slow.retryAt], [false, 2004]);
       scheduler.route("quick").failed(failure("ConnectionLost"), 0, 1, () => 1);
       const { starts, wakeAt } = step(scheduler, 10);
       assert.deepEqual([starts, wakeAt], [[], 251]);
     }
   });
 
-  it("wakes for the earlier of a route in a pause and one that is left out", () => {
+  it("wakes for the earlier of a route in a pause and one that is excluded", () => {
     const scheduler = schedulerOf(3, { concurrentPieceCount: 2, patience: 60_000 });
     scheduler.addRoute("busy", false);
     const paused = scheduler.addRoute("paused", false);
     const gone = scheduler.addRoute("gone", false);
     const useless = scheduler.addRoute("useless", false);
-    useless.leaveOut("useless", 0);
+    useless.exclude("useless", 0);
     failOften(gone, 5);
     paused.failed(failure("ConnectionLost"), 1, 2, () => 1);
     assert.deepEqual([paused.retryAt, gone.retryAt, useless.retryAt], [252, 4005, 30_000]);
@@ -704,7 +707,7 @@ describe("order and combinations", () => {
     assert.equal(step(scheduler, 20).wakeAt, 252);
   });
 
-  it("probes a left-out route on its schedule while another one is busy", () => {
+  it("probes a excluded route on its schedule while another one is busy", () => {
     for (const [as, at] of [
       ["gone", 4005],
       ["useless", 30_005],
@@ -712,7 +715,7 @@ describe("order and combinations", () => {
       const scheduler = schedulerOf(100, { concurrentPieceCount: 2, pieceTimeout: 1 });
       scheduler.addRoute("busy", false);
       const out = scheduler.addRoute("out", false);
-      if (as === "useless") out.leaveOut(as, 5);
+      if (as === "useless") out.exclude(as, 5);
       else failOften(out, 5);
       const [busy] = step(scheduler, 10).starts;
       assert.ok(busy);
@@ -729,7 +732,7 @@ describe("order and combinations", () => {
       assert.ok(probe !== undefined && !probe.isHedge);
       scheduler.arrived(probe.id, LENGTH, at + 10);
       scheduler.succeeded(probe.id, at + 10);
-      assert.equal(out.isLeftOut, false);
+      assert.equal(out.isExcluded, false);
     }
   });
 
@@ -782,10 +785,10 @@ describe("order and combinations", () => {
   it("waits for a parent with announcements, and not for one without", () => {
     const scheduler = schedulerOf(2, { announceTimeout: 5000 });
     const silent = scheduler.addRoute("silent", false);
-    silent.leaveOut("banned", 0);
+    silent.exclude("banned", 0);
     assert.match(step(scheduler, 0).failure?.message ?? "", /^piece 0 cannot be fetched: /);
     const other = schedulerOf(2, { announceTimeout: 5000 });
-    other.addRoute("silent", false).leaveOut("banned", 0);
+    other.addRoute("silent", false).exclude("banned", 0);
     const open = other.addRoute("open", true);
     assert.deepEqual(step(other, 100), { starts: [], wakeAt: 5100, failure: undefined });
     assert.deepEqual(step(other, 5099).wakeAt, 5100);
@@ -1019,19 +1022,19 @@ describe("the wait for failed parents", () => {
 
   it("includes one whose announcements broke off, beside one that is never used again", () => {
     const scheduler = schedulerOf(1, { patience });
-    scheduler.addRoute("banned", false).leaveOut("banned", 0);
+    scheduler.addRoute("banned", false).exclude("banned", 0);
     scheduler.addRoute("a", true).interruptAnnouncements();
     const { wakeAt, failure: last } = step(scheduler, 100);
     assert.deepEqual([wakeAt, last], [100 + patience, undefined]);
   });
 
-  it("does not end early for a parent that is excluded from the round and left out", () => {
+  it("does not end early for a parent that is excluded from the round and excluded", () => {
     const scheduler = schedulerOf(1, { patience });
     failOften(scheduler.addRoute("gone", false), 5);
     const banned = scheduler.addRoute("banned", false);
     scheduler.excludeFromRound("banned", failure("DigestMismatch"), 0);
     assert.ok(step(scheduler, 10).failure, "the next round uses the excluded one");
-    banned.leaveOut("banned", 0);
+    banned.exclude("banned", 0);
     assert.equal(step(scheduler, 10).failure, undefined);
   });
 
@@ -1044,7 +1047,7 @@ describe("the wait for failed parents", () => {
     assert.ok(first);
     scheduler.succeeded(first.id, 0);
     failOften(gone, 5);
-    scheduler.addRoute("useless", false).leaveOut("useless", 0);
+    scheduler.addRoute("useless", false).exclude("useless", 0);
     const { failure: last } = step(scheduler, 10);
     assert.ok(last);
     assert.equal(scheduler.patienceLeft(10), undefined);
@@ -1054,7 +1057,7 @@ describe("the wait for failed parents", () => {
   it("ends in time beside a parent that lacks the task, which is not waited for", () => {
     const scheduler = schedulerOf(1, { patience: 1000 });
     const gone = scheduler.addRoute("gone", false);
-    scheduler.addRoute("useless", false).leaveOut("useless", 0);
+    scheduler.addRoute("useless", false).exclude("useless", 0);
     failOften(gone, 5);
     gone.failed(failure("ConnectionLost"), gone.failureEpoch, 5000, () => 1);
     step(scheduler, 5000);

@@ -127,7 +127,7 @@ describe("slots at a parent", () => {
     assert.ok(slots.take("p", many), "its own step comes before any notification");
     slots.release("p", some);
     assert.deepEqual(notified, [], "no holder waits");
-    assert.ok(slots.take("p", most), "and none is left out for it");
+    assert.ok(slots.take("p", most), "and none is excluded for it");
   });
 
   it("go first to the holder with the fewest in flight, not to the one that had fewest before", () => {

@@ -181,7 +181,7 @@ const started = ({ attempts }: ProtocolRace): Protocol[] =>
 
 describe("a race of protocols", () => {
   it("starts the next protocol after the delay, each with a full delay, and reports the reason", async () => {
-    const running = race({ excluded: ["quic: left out"] });
+    const running = race({ excluded: ["quic: excluded"] });
     await running.clock.advance(249);
     assert.deepEqual(started(running), ["quic"]);
     await running.clock.advance(1);
@@ -193,7 +193,7 @@ describe("a race of protocols", () => {
     assert.equal(running.clock.pending, 0);
     await running.attempts[2]?.succeed("piece");
     const reason =
-      "quic: left out; quic: ConnectionRefused, ConnectionRefused; quic had not answered within 250 ms";
+      "quic: excluded; quic: ConnectionRefused, ConnectionRefused; quic had not answered within 250 ms";
     assert.equal(running.attempts[2]?.reason, reason);
     assert.deepEqual(await running.result, {
       protocol: "grpc",
