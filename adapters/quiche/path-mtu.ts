@@ -58,9 +58,9 @@ export interface PathMtuStats {
  * carries data. If it is not lost, more large datagrams follow. Between programs on one host, no
  * probe is needed.
  *
- * A path that silently drops large datagrams is a black hole. It is assumed after several probe
- * timeouts (PTO) without an acknowledged large datagram, and the safe size is used. A suspended
- * peer causes the same timeouts, so the large size is probed again later.
+ * A path that silently drops large datagrams is a black hole. Several probe timeouts (PTO) without
+ * an acknowledged large datagram indicate one: then the safe size is used. A suspended peer causes
+ * the same timeouts, so the large size is probed again later.
  */
 export class PathMtu {
   readonly #maxBytes: number;
