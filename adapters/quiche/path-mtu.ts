@@ -52,7 +52,7 @@ export interface PathMtuStats {
 
 /**
  * Path MTU discovery of one connection (RFC 8899). Each packet costs nearly the same CPU time
- * whatever its size, so large datagrams are faster: on one host by a factor of at least three.
+ * whatever its size. So large datagrams are faster: on one host by a factor of at least three.
  *
  * A size above {@link SAFE_UDP_PAYLOAD_BYTES} is first probed with one large datagram, which
  * carries data. If it is not lost, more large datagrams follow. Between programs on one host, no

@@ -209,8 +209,8 @@ class StreamSession implements SinkSession {
   }
 
   /**
-   * Resolves with the next chunk in order, once its piece is verified. Resolves with undefined at the
-   * end of the content or after a failure.
+   * Resolves with the next chunk in order, once its piece is verified. Resolves with undefined at
+   * the end of the content or after a failure.
    */
   async next(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     while (this.#consumed === this.#released) {
