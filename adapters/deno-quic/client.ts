@@ -194,7 +194,7 @@ export class DenoQuicDialler {
    * Creates the connection object for a dial with early data (0-RTT), before the handshake is
    * complete. Until the handshake is complete, `signal` aborts the connection.
    *
-   * @param key identifies the peer and the ALPN offer
+   * @param key key of the endpoint pool: the peer with the offered ALPN
    */
   #connectionOf(
     native: NativeConn,
@@ -250,7 +250,7 @@ export class DenoQuicDialler {
   /**
    * Returns the endpoint to the pool when the connection has closed.
    *
-   * @param key identifies the peer and the ALPN offer
+   * @param key key of the endpoint pool: the peer with the offered ALPN
    */
   #returnOnClose(connection: DenoQuicConnection, key: string, endpoint: NativeEndpoint): void {
     const onClosed = this.#guard.wrap(({ error }: CloseInfo) => {

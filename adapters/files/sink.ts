@@ -325,8 +325,8 @@ async function detach({ journal, part }: SideFiles, lock: FileLock): Promise<voi
 }
 
 /**
- * Opens a file that only the holder of `lock` may write to. Checks the lock after opening: a file
- * opened while the lock was held does not belong to a later holder.
+ * Opens a side file of a download for writing. Then checks that this process still holds `lock`:
+ * after a take-over, the path may already name a file of the new holder.
  */
 async function openHeld(path: string, lock: FileLock): Promise<FileHandle> {
   const handle = await openOwnFile(path);

@@ -973,12 +973,11 @@ export class QuicheConnection implements Connection {
   }
 
   /**
-   * Estimates whether sent packets still wait for an acknowledgement. quiche does not report this.
+   * Returns true if sent packets probably still wait for an acknowledgement. quiche does not report
+   * this, so it is estimated from its next timeout.
    *
-   * Returns true if quiche's next timeout is due within `milliseconds` or a few round trips. Only
-   * its loss-recovery timer is that short, and this timer runs only while packets are
-   * unacknowledged. The list of open streams does not help, since quiche keeps a stream until its
-   * data was read.
+   * A timeout within `milliseconds` or a few round trips is that of loss recovery, which runs only
+   * while packets are unacknowledged. All other timeouts of quiche are longer.
    */
   #hasUnackedPackets(milliseconds: number): boolean {
     const timeout = this.native.timeout();

@@ -8,7 +8,7 @@ import { Guard } from "../shared/guard.ts";
  * first.
  */
 const RING_BUFFERS = 256;
-/** Number of used buffers below which {@link SendRing.rewind} has no effect. */
+/** Minimum number of buffers in use for {@link SendRing.rewind} to have an effect. */
 const MIN_REWIND_BUFFERS = 8;
 
 /**

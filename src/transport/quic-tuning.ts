@@ -64,8 +64,8 @@ export interface QuicTuning {
 }
 
 /**
- * Check of each field of {@link QuicTuning}; a failed one throws `InvalidArgument`. The ranges are
- * those of the most permissive binding; each binding checks its own.
+ * Range checks for the fields of {@link QuicTuning}. A value out of range throws `InvalidArgument`.
+ * The ranges are the widest of all bindings; each binding then checks its own, narrower ranges.
  */
 export const quicChecks: Checks<QuicTuning> = {
   congestionControl: oneOf("bbr", "cubic"),

@@ -21,7 +21,7 @@ export class Answer {
     this.#operation = beginOperation(telemetry, { ...start, role: "server" });
   }
 
-  /** Runs `work`, and reports its outcome to telemetry. Settles like the promise of `work`. */
+  /** Runs `work` and reports its outcome to telemetry. Resolves or rejects as `work` does. */
   async run<T>(work: () => Promise<T>): Promise<T> {
     try {
       const result = await work();
