@@ -312,11 +312,14 @@ describe("a task over TCP, between processes", () => {
           program.send("");
           const [, resumed] = (await program.line()).split(" ");
           assert.ok(Number(resumed) > 0, `${resumed} pieces were kept`);
+          // Three pieces are compared. The server may count the last requests of the failed
+          // download, up to eight, only after that download has ended.
           const again = asked.length - before - (pieces - Number(resumed));
           assert.ok(
-            again >= 0 && again <= 3,
-            `${again} verified pieces were requested again; three are compared`,
+            again >= 0 && again <= 3 + 8,
+            `${again} of ${resumed} verified pieces were requested again`,
           );
+          assert.ok(again < Number(resumed), `only ${resumed} pieces were kept`);
           // The task has a digest, so it succeeds only if every byte is right.
           assert.equal(await program.line(), "code 0");
           const { err } = await program.ended;

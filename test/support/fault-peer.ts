@@ -65,6 +65,9 @@ const argument = process.argv[2];
 if (argument?.startsWith("{")) await serve(JSON.parse(argument) as FaultPeerOptions);
 
 async function serve(options: FaultPeerOptions): Promise<void> {
+  // Deno 2.9 creates a pipe for signals at the first registration, and panics if no descriptor is
+  // left. So the first registration precedes the exhaustion.
+  process.on("SIGUSR2", () => {});
   const { seed, contentLength, pieceLength, identity, ports, budget, other } = options;
   const { createDownloader, startServer } = await runtimeEntry();
   const content = seededBytes(seed, contentLength);
