@@ -162,7 +162,8 @@ export class Comparison {
 
   /**
    * Requests a piece from a parent with `ask` and records the announced digest. Resolves with the
-   * piece and the sequence number of its announcement. Rejects with the error of `ask`.
+   * piece and the sequence number of its announcement. Rejects with the error of `ask`, or with
+   * `Stalled` if a later request to the parent was announced first, before any other.
    */
   async announce(
     parent: string,
@@ -170,8 +171,18 @@ export class Comparison {
   ): Promise<{ readonly piece: Piece; readonly sequence: number }> {
     const pending = { parent };
     this.#pendingAnnouncements.add(pending);
+    const precedesFirst = this.mustAnnounceFirst(parent);
     try {
       const piece = await ask();
+      if (precedesFirst && !this.mustAnnounceFirst(parent)) {
+        // A hedged request was announced first. This one may be answered from older content.
+        piece.cancel();
+        throw new VortexError(
+          "Stalled",
+          `piece ${piece.number}: expected an announcement before that of a hedged request, got it after`,
+          { addr: parent },
+        );
+      }
       const { number, digest } = piece;
       return { piece, sequence: this.#agreement.announced(parent, number, digest) };
     } finally {

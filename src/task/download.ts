@@ -731,7 +731,7 @@ export class Download {
         if (part === undefined || session.limit === undefined) return true;
         return part.position + part.length <= session.limit;
       },
-      takeSlot: (parent) => this.#takeSlot(open, parent),
+      takeSlot: (parent, hedged) => this.#takeSlot(open, parent, hedged),
       ...(pieceWindow && { maxPieces: pieceWindow.size(now) }),
     });
     for (const attempt of starts) {
@@ -755,14 +755,15 @@ export class Download {
 
   /**
    * Reserves one of the limited concurrent requests to a parent. Returns false if the limit is
-   * reached, or if the parent must first announce the piece that it was requested to deliver.
+   * reached, or if another request to the parent must be announced first. The latter may be hedged
+   * over another route of the same parent.
    */
-  #takeSlot({ scheduler, comparison }: OpenDownload, parent: string): boolean {
-    if (
-      comparison.mustAnnounceFirst(parent) &&
-      scheduler.routesOf(parent).some(({ inFlight }) => inFlight > 0)
-    )
-      return false;
+  #takeSlot(open: OpenDownload, parent: string, hedged: Attempt | undefined): boolean {
+    const { scheduler, comparison } = open;
+    if (comparison.mustAnnounceFirst(parent)) {
+      for (const attempt of scheduler.attempts)
+        if (attempt.parent === parent && attempt !== hedged) return false;
+    }
     return this.#shared.slots.take(parent, this.#slotHolder);
   }
 
@@ -831,7 +832,7 @@ export class Download {
     number: number,
     last: boolean,
   ): Promise<Piece> {
-    const route = scheduler.routesOf(parent).find(({ isUsable }) => isUsable);
+    const route = scheduler.bestRouteOf(parent, this.#clock.now());
     const { stallTimeout } = this.#options;
     const timeout = last ? Math.ceil(stallTimeout / 4) : stallTimeout;
     return this.#fetchPiece(parent, route?.protocol, number, this.#ending.signal, timeout);

@@ -230,17 +230,17 @@ export class RouteState {
    * excluded from this round.
    */
   get awaitsReannouncement(): boolean {
-    return (
-      this.#announcing &&
-      this.#announcementsInterrupted &&
-      this.#exclusion !== "banned" &&
-      !this.excludedFromRound
-    );
+    return this.#announcing && this.#announcementsInterrupted && this.mayBeUsed;
   }
 
   /** True if the route is in regular use and takes part in the current round. */
   get isUsable(): boolean {
     return !this.isExcluded && !this.excludedFromRound;
+  }
+
+  /** True if the route may be used in the current round, if only for test requests. */
+  get mayBeUsed(): boolean {
+    return this.#exclusion !== "banned" && !this.excludedFromRound;
   }
 
   /** Returns true if the parent announced the piece, or is assumed to have all pieces. */
@@ -256,8 +256,7 @@ export class RouteState {
    * have the piece.
    */
   availability(number: number): { readonly from: number } | undefined {
-    if (this.#exclusion === "banned" || this.excludedFromRound || !this.mayHave(number))
-      return undefined;
+    if (!this.mayBeUsed || !this.mayHave(number)) return undefined;
     const misses = this.#misses.get(number);
     if (misses === undefined) return { from: this.retryAt };
     return misses.count >= MAX_MISSES

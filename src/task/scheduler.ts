@@ -71,9 +71,12 @@ export interface StepEnvironment {
   hasRoom(number: number): boolean;
   /**
    * Reserves one of the limited concurrent requests to a parent, for the attempt that is started
-   * next. Returns false if the limit is reached.
+   * next. Returns false if the parent can take no further request now. It is then not asked again
+   * in the same step.
+   *
+   * @param hedged attempt in flight that the next one hedges; undefined for a first attempt
    */
-  takeSlot(parent: string): boolean;
+  takeSlot(parent: string, hedged: Attempt | undefined): boolean;
   /**
    * Additional limit of the number of pieces in flight. Default: only `concurrentPieceCount`
    * applies.
@@ -424,6 +427,18 @@ export class Scheduler {
   }
 
   /**
+   * Returns the route of a parent that most likely answers a request, out of those in regular use.
+   * It has no stalled attempt, and has delivered bytes before, as far as there is such a route.
+   * Returns undefined if no route of the parent is in regular use.
+   */
+  bestRouteOf(parent: string, now: number): RouteState | undefined {
+    const stalled = this.#stalledRoutes(now);
+    const usable = this.routesOf(parent).filter(({ isUsable }) => isUsable);
+    const moving = usable.filter((route) => !stalled.has(route));
+    return moving.find(({ bytes }) => bytes > 0) ?? moving[0] ?? usable[0];
+  }
+
+  /**
    * Returns the remaining time in ms to wait for the recovery of failed parents. Returns undefined
    * while another parent can deliver missing pieces.
    */
@@ -517,12 +532,14 @@ export class Scheduler {
     this.#progressAt ??= now;
     this.#updatePatience(now);
     const starts: Attempt[] = [];
-    const times: RetryTimes = {
+    const candidates: Candidates = {
+      open: new Set(this.#routes.values()),
+      stalled: this.#stalledRoutes(now),
       wake: new Earliest(),
       gone: new Earliest(),
       useless: new Earliest(),
     };
-    const { wake, gone, useless } = times;
+    const { wake, gone, useless } = candidates;
     // Reasons to wait that end with an event outside of the scheduler.
     const blocked = { bySlots: false, byRoom: false };
     const maxPieces = Math.min(
@@ -530,11 +547,11 @@ export class Scheduler {
       environment.maxPieces ?? Number.POSITIVE_INFINITY,
     );
     while (this.#attemptsByPiece.size < maxPieces) {
-      const start = this.#startNext(now, environment, times, blocked);
+      const start = this.#startNext(now, environment, candidates, blocked);
       if (start === undefined) break;
       starts.push(start);
     }
-    if (this.#routes.size > 1) this.#startHedges(now, environment, maxPieces, wake, starts);
+    if (this.#routes.size > 1) this.#startHedges(now, environment, maxPieces, candidates, starts);
     if (
       this.#running.size > 0 ||
       this.done ||
@@ -553,15 +570,15 @@ export class Scheduler {
    * Starts an attempt at the first queued piece that some route can deliver now. Returns undefined
    * if there is no such piece.
    *
-   * @param times receives the times at which routes in backoff may be used
    * @param blocked receives which limits outside of the scheduler prevented an attempt
    */
   #startNext(
     now: number,
     environment: StepEnvironment,
-    times: RetryTimes,
+    candidates: Candidates,
     blocked: { bySlots: boolean; byRoom: boolean },
   ): Attempt | undefined {
+    const { open, stalled } = candidates;
     let isFirst = true;
     for (const number of this.#queue()) {
       if (!environment.hasRoom(number)) {
@@ -571,10 +588,13 @@ export class Scheduler {
         return undefined;
       }
       isFirst = false;
-      for (const candidate of this.#rankRoutes(number, now, times)) {
-        if (environment.takeSlot(candidate.parent)) return this.#start(number, candidate, now);
+      const ready = this.#readyRoutes(number, now, candidates);
+      for (const route of this.#rank(ready, this.#options.lengthOf(number), now, stalled)) {
+        if (environment.takeSlot(route.parent, undefined)) return this.#start(number, route, now);
         blocked.bySlots = true;
+        closeParent(open, route.parent);
       }
+      if (open.size === 0) return undefined;
     }
     return undefined;
   }
@@ -606,61 +626,78 @@ export class Scheduler {
   }
 
   /**
-   * Returns the routes that may be used for a piece now, the one with the earliest expected
-   * delivery first. Routes with a stalled attempt come last.
-   *
-   * @param times receives the times at which routes in backoff may be used
-   * @param except route that is not considered
+   * Returns the routes that may start an attempt at a piece now. Closes the routes that can start
+   * no attempt in this step, whatever the piece, and notes when their backoff ends.
    */
-  #rankRoutes(
-    number: number,
-    now: number,
-    times: RetryTimes,
-    except?: RouteState,
-  ): readonly RouteState[] {
-    const length = this.#options.lengthOf(number);
-    const candidates: { route: RouteState; expected: number; isStalled: boolean }[] = [];
-    for (const route of this.#routes.values()) {
-      if (route === except || this.#isGivenUp(route)) continue;
-      const availability = route.availability(number);
-      if (availability === undefined) continue;
-      if (availability.from > now) {
-        const { wake, gone, useless } = times;
-        (route.exclusion === undefined ? wake : route.exclusion === "gone" ? gone : useless).note(
+  #readyRoutes(number: number, now: number, candidates: Candidates): readonly RouteState[] {
+    const { open, wake, gone, useless } = candidates;
+    const ready: RouteState[] = [];
+    for (const route of open) {
+      const availability = this.#isGivenUp(route) ? undefined : route.availability(number);
+      if (availability === undefined) {
+        if (this.#isGivenUp(route) || !route.mayBeUsed) open.delete(route);
+      } else if (availability.from > now) {
+        const { exclusion } = route;
+        (exclusion === undefined ? wake : exclusion === "gone" ? gone : useless).note(
           availability.from,
         );
-        continue;
-      }
-      const expected = route.expectedMs(length, now);
-      // A route carries only one attempt at a time after a failure, or if it is so slow that
-      // several pieces in flight would time out.
-      if (
-        route.inFlight > 0 &&
-        (route.isRecovering || expected > this.#options.pieceTimeout * MAX_PIECE_TIMEOUT_SHARE)
-      )
-        continue;
-      candidates.push({ route, expected, isStalled: this.#hasStalledAttempt(route, now) });
+        // Other pieces are available at the same time or later.
+        if (availability.from === route.retryAt) open.delete(route);
+      } else if (!this.#isBusy(route, this.#options.lengthOf(number), now)) ready.push(route);
     }
-    // Routes without a measured rate come first. Among them, the one with the fewest attempts in
-    // flight comes first.
-    candidates.sort(
-      (a, b) =>
-        Number(a.isStalled) - Number(b.isStalled) ||
-        a.expected - b.expected ||
-        a.route.inFlight - b.route.inFlight,
+    return ready;
+  }
+
+  /**
+   * Returns true if a route must deliver its attempt in flight before it may start another one.
+   *
+   * A route carries only one attempt at a time after a failure. The same applies if it is so slow
+   * that several pieces of `length` bytes in flight would time out.
+   */
+  #isBusy(route: RouteState, length: number, now: number): boolean {
+    return (
+      route.inFlight > 0 &&
+      (route.isRecovering ||
+        route.expectedMs(length, now) > this.#options.pieceTimeout * MAX_PIECE_TIMEOUT_SHARE)
     );
-    return candidates.map(({ route }) => route);
+  }
+
+  /**
+   * Sorts routes by the expected delivery of a piece of `length` bytes, the earliest first. Routes
+   * without a measured rate are expected to deliver at once. Among equal routes, the one with the
+   * fewest attempts in flight comes first. Routes in `doubtful` come last.
+   */
+  #rank(
+    routes: readonly RouteState[],
+    length: number,
+    now: number,
+    doubtful: ReadonlySet<RouteState>,
+  ): readonly RouteState[] {
+    if (routes.length < 2) return routes;
+    return routes
+      .map((route) => ({
+        route,
+        expected: route.expectedMs(length, now),
+        isDoubtful: doubtful.has(route),
+      }))
+      .sort(
+        (a, b) =>
+          Number(a.isDoubtful) - Number(b.isDoubtful) ||
+          a.expected - b.expected ||
+          a.route.inFlight - b.route.inFlight,
+      )
+      .map(({ route }) => route);
   }
 
   /**
    * Starts second, hedged attempts at stalled and slow pieces, and adds them to `starts`. Notes the
-   * time of the next search in `wake`.
+   * time of the next search.
    */
   #startHedges(
     now: number,
     environment: StepEnvironment,
     maxPieces: number,
-    wake: Earliest,
+    { stalled: stalledRoutes, wake }: Candidates,
     starts: Attempt[],
   ): void {
     const unhedged = [...this.#attemptsByPiece.values()].flatMap((attempts) =>
@@ -678,32 +715,50 @@ export class Scheduler {
         stalled: this.#stalledAt(attempt) <= now,
       }))
       .sort((a, b) => Number(b.stalled) - Number(a.stalled) || b.remaining - a.remaining);
+    const usable = new Set(
+      [...this.#routes.values()].filter((route) => route.isUsable && !stalledRoutes.has(route)),
+    );
+    // Another route to a stalled parent probably stalls too, so it comes last.
+    const stalledParents = new Set([...stalledRoutes].map(({ parent }) => parent));
+    const doubtful = new Set([...usable].filter(({ parent }) => stalledParents.has(parent)));
+    // The ranking, by length of the piece. Nearly all pieces have the same length.
+    const ranked = new Map<number, readonly RouteState[]>();
     for (const { attempt, remaining, stalled } of slowestFirst) {
       if (!stalled) wake.note(this.#stalledAt(attempt));
-      const length = this.#options.lengthOf(attempt.number);
+      const { number } = attempt;
+      const length = this.#options.lengthOf(number);
       if (
         hedgeBytes > 0 &&
         hedgeBytes + length > (this.#options.maxHedgeBytes ?? DEFAULT_MAX_HEDGE_BYTES)
       )
         continue;
-      // These times are not used, since the first attempt at the piece is still in flight.
-      const times = { wake: new Earliest(), gone: new Earliest(), useless: new Earliest() };
-      const routes = this.#rankRoutes(attempt.number, now, times, attempt.route);
-      const route = routes.find((candidate) => {
-        if (candidate.isExcluded || this.#hasStalledAttempt(candidate, now)) return false;
-        if (stalled) return true;
-        const expected = candidate.expectedMs(length, now);
+      const routes = ranked.get(length) ?? this.#rank([...usable], length, now, doubtful);
+      ranked.set(length, routes);
+      for (const route of routes) {
+        if (route === attempt.route || !usable.has(route)) continue;
+        const availability = route.availability(number);
+        if (availability === undefined || availability.from > now) continue;
+        if (this.#isBusy(route, length, now)) continue;
+        const expected = route.expectedMs(length, now);
+        const isIdle = isAtEnd && route.inFlight === 0;
+        const factor = isIdle ? SLOW_FACTOR_AT_END : SLOW_FACTOR;
         // The pace of an attempt that has just started does not predict the rest: on a shared link,
         // each piece waits for its turn.
-        if (candidate.rate === undefined || this.#waitedMs(attempt, now) < expected) return false;
-        const isIdle = isAtEnd && candidate.inFlight === 0;
-        return (
-          remaining > (isIdle ? SLOW_FACTOR_AT_END : SLOW_FACTOR) * expected + MIN_HEDGE_GAIN_MS
-        );
-      });
-      if (route === undefined || !environment.takeSlot(route.parent)) continue;
-      starts.push(this.#start(attempt.number, route, now));
-      hedgeBytes += length;
+        const isSooner =
+          route.rate !== undefined &&
+          this.#waitedMs(attempt, now) >= expected &&
+          remaining > factor * expected + MIN_HEDGE_GAIN_MS;
+        if (!stalled && !isSooner) continue;
+        if (!environment.takeSlot(route.parent, attempt)) {
+          // Another route to the parent of the stalled attempt is refused only here.
+          if (route.parent !== attempt.parent) closeParent(usable, route.parent);
+          continue;
+        }
+        starts.push(this.#start(number, route, now));
+        hedgeBytes += length;
+        ranked.clear();
+        break;
+      }
     }
     wake.note(now + HEDGE_INTERVAL_MS);
   }
@@ -782,13 +837,12 @@ export class Scheduler {
       : waitingSince + this.#options.stallThreshold;
   }
 
-  /** Returns true if any attempt over the route is stalled. */
-  #hasStalledAttempt(route: RouteState, now: number): boolean {
-    if (route.inFlight === 0) return false;
-    for (const attempt of this.#running.values()) {
-      if (attempt.route === route && this.#stalledAt(attempt) <= now) return true;
-    }
-    return false;
+  /** Returns the routes with a stalled attempt. */
+  #stalledRoutes(now: number): ReadonlySet<RouteState> {
+    const stalled = new Set<RouteState>();
+    for (const attempt of this.#running.values())
+      if (this.#stalledAt(attempt) <= now) stalled.add(attempt.route);
+    return stalled;
   }
 
   /**
@@ -974,14 +1028,23 @@ export class Scheduler {
   }
 }
 
-/** Earliest times at which routes in backoff may be used again. */
-interface RetryTimes {
+/** Routes that one step considers, and the times at which those in backoff may be used again. */
+interface Candidates {
+  /** Routes that may still start an attempt in this step. */
+  readonly open: Set<RouteState>;
+  /** Routes with a stalled attempt. */
+  readonly stalled: ReadonlySet<RouteState>;
   /** Time for the routes in regular use. */
   readonly wake: Earliest;
   /** Time for the routes that are excluded as `gone`. */
   readonly gone: Earliest;
   /** Time for the routes that are excluded as `useless`. */
   readonly useless: Earliest;
+}
+
+/** Removes all routes of a parent. */
+function closeParent(routes: Set<RouteState>, parent: string): void {
+  for (const route of routes) if (route.parent === parent) routes.delete(route);
 }
 
 /** Minimum of several recorded times. */

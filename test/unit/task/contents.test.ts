@@ -11,7 +11,12 @@ import type { PieceLocation, TaskDirectory, TaskOutline } from "../../../src/tas
 import type { TaskFetcher } from "../../../src/task/fetcher.ts";
 import { memorySink } from "../../../src/task/memory-sink.ts";
 import type { SinkPiece, SinkSession, TaskSink } from "../../../src/task/sink.ts";
-import type { TaskSettings } from "../../../src/task/source.ts";
+import type {
+  SourceOptions,
+  SourceRequest,
+  TaskSettings,
+  TaskSource,
+} from "../../../src/task/source.ts";
 import type { TaskEvent, TaskReport, TaskStreamOptions } from "../../../src/task/task.ts";
 import { assertRejects, rejectionOf } from "../../support/failures.ts";
 import { type FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
@@ -347,6 +352,55 @@ describe("a parent that changes its content during the task", () => {
     };
     assert.deepEqual((await fetch()).verified, { level: "pieces" });
     sink.assertOneContent();
+  });
+
+  it("cannot mix the contents by a first request that is announced after its hedged one", async () => {
+    const made = bench({ "a:1": honest() });
+    const { clock, events } = made;
+    const gate = (): { readonly opened: Promise<void>; open(): void } => {
+      let open: () => void = () => {};
+      const opened = new Promise<void>((resolve) => {
+        open = resolve;
+      });
+      return { opened, open };
+    };
+    const [first, hedged] = [gate(), gate()];
+    const requests: (string | undefined)[] = [];
+    const fetchPiece = made.parents.fetchPiece.bind(made.parents);
+    Object.assign(made.parents, {
+      protocolsOf: () => ["quic", "tcp"] as const,
+      fetchPiece: async (request: SourceRequest, options: SourceOptions) => {
+        requests.push(request.protocol);
+        if (requests.length === 1) {
+          // The parent answers from the content that it had at the time of the request.
+          made.parents.behave("a:1", differing);
+          const piece = fetchPiece(request, options);
+          made.parents.behave("a:1", async function* ({ bytes }) {
+            await hedged.opened;
+            yield bytes;
+          });
+          await first.opened;
+          return piece;
+        }
+        return fetchPiece(request, options);
+      },
+    } satisfies Partial<TaskSource>);
+    const done = made.fetch({});
+    await clock.advance(7_400);
+    assert.deepEqual(requests, ["quic"], "the first request runs alone");
+    await clock.advance(200);
+    assert.deepEqual(requests.slice(0, 2), ["quic", "tcp"], "it is hedged over another route");
+    first.open();
+    await settle();
+    hedged.open();
+    const { verified } = await clock.advanceUntil(done, 60_000).then(() => done);
+    assert.deepEqual(verified, { level: "pieces" });
+    const failures = events.flatMap((event) => (event.type === "piece-failed" ? [event] : []));
+    assert.deepEqual(
+      failures.map(({ error, protocol }) => [error.code, protocol]),
+      [["Stalled", "quic"]],
+    );
+    made.sink.assertOneContent();
   });
 
   it("fails the task after an earlier download of the content that it has at the end", async () => {

@@ -243,6 +243,43 @@ describe("hedging a slow piece", () => {
     assert.deepEqual(shape(step(scheduler, 2001)), ["1!a"]);
   });
 
+  it("goes to the next parent if the first one has no slot", () => {
+    const scheduler = schedulerOf(1, { stallThreshold: 5000 });
+    for (const parent of ["a", "b", "c"]) scheduler.addRoute(parent, false);
+    assert.deepEqual(shape(step(scheduler, 0)), ["0@a"]);
+    const hedged: (number | undefined)[] = [];
+    const { starts } = scheduler.step(5000, {
+      hasRoom: () => true,
+      takeSlot: (parent, attempt) => {
+        hedged.push(attempt?.number);
+        return parent === "c";
+      },
+    });
+    assert.deepEqual(
+      starts.map(({ number, routeId }) => `${number}!${routeId}`),
+      ["0!c"],
+    );
+    assert.deepEqual(hedged, [0, 0], "the attempt that is hedged is passed to takeSlot");
+  });
+
+  it("prefers another parent to another route of a stalled one, which is the last choice", () => {
+    const identities = [
+      { parent: "a", protocol: "quic" },
+      { parent: "a", protocol: "tcp" },
+      { parent: "b", protocol: "tcp" },
+    ] as const;
+    for (const [count, expected] of [
+      [3, "0!b (tcp)"],
+      [2, "0!a (tcp)"],
+    ] as const) {
+      const scheduler = schedulerOf(1, { stallThreshold: 5000 });
+      for (const identity of identities.slice(0, count)) scheduler.addRoute(identity, false);
+      step(scheduler, 0);
+      const [hedge] = step(scheduler, 5000).starts;
+      assert.equal(`${hedge?.number}!${hedge?.parent} (${hedge?.protocol})`, expected);
+    }
+  });
+
   it("wakes for the next attempt that stalls", () => {
     const scheduler = schedulerOf(2, { stallThreshold: 300 });
     scheduler.addRoute("a", false);
@@ -437,6 +474,65 @@ describe("room and slots", () => {
       starts.map(({ number, routeId }) => `${number}@${routeId}`),
       ["0@b", "1@b"],
     );
+  });
+});
+
+describe("a step", () => {
+  /** Number of calls of `lengthOf` in a step of a task with many parents. */
+  function callsInStep(takeSlot: (parent: string) => boolean): number {
+    let calls = 0;
+    const scheduler = new Scheduler({
+      first: 0,
+      last: 99_999,
+      lengthOf: () => {
+        calls++;
+        return LENGTH;
+      },
+      concurrentPieceCount: 257,
+      pieceTimeout: 360_000,
+      stallThreshold: 7500,
+      announceTimeout: 60_000,
+      patience: 60_000,
+      random: () => 1,
+    });
+    for (let parent = 0; parent < 100; parent++) scheduler.addRoute(`p${parent}`, false);
+    const environment = { hasRoom: () => true, takeSlot };
+    scheduler.step(0, environment);
+    calls = 0;
+    scheduler.step(1, environment);
+    return calls;
+  }
+
+  it("visits few pieces if no parent takes a request", () => {
+    const used = new Set<string>();
+    const calls = callsInStep((parent) => !used.has(parent) && used.add(parent).size > 0);
+    assert.equal(used.size, 100);
+    assert.ok(calls < 1000, `${calls} calls`);
+  });
+
+  it("does not compare each attempt in flight with all routes and attempts", () => {
+    const calls = callsInStep(() => true);
+    assert.ok(calls < 2000, `${calls} calls`);
+  });
+});
+
+describe("the best route of a parent", () => {
+  it("is in regular use, not stalled, and has delivered bytes, as far as possible", () => {
+    const scheduler = schedulerOf(4, { stallThreshold: 5000, concurrentPieceCount: 4 });
+    const [quic, tcp] = (["quic", "tcp"] as const).map((protocol) =>
+      scheduler.addRoute({ parent: "p", protocol }, false),
+    );
+    const best = (now: number): unknown => scheduler.bestRouteOf("p", now)?.protocol;
+    assert.equal(best(0), "quic");
+    const { starts } = step(scheduler, 0);
+    const overTcp = starts.find(({ protocol }) => protocol === "tcp");
+    assert.ok(overTcp && quic && tcp);
+    scheduler.arrived(overTcp.id, 1, 4000);
+    assert.equal(best(4000), "tcp");
+    quic.exclude("useless", 6000);
+    tcp.exclude("banned", 6000);
+    assert.equal(best(6000), undefined);
+    assert.equal(scheduler.bestRouteOf("unknown", 0), undefined);
   });
 });
 
