@@ -66,8 +66,10 @@ interface SessionState {
   readonly guard: Guard;
   /** Number of open streams of the session. */
   streams: number;
-  /** Timer that sends a PING or closes the session while it has no streams. */
-  idle: Timer | undefined;
+  /** Time at which the session last had no more streams, by the clock of the server, in ms. */
+  idleSince: number;
+  /** Timer that sends the next PING, or closes the session. */
+  timer: Timer | undefined;
 }
 
 /** Options of {@link grpcServer}. */
@@ -257,11 +259,12 @@ export class GrpcServer implements ProtocolServer {
       session.destroy();
       return;
     }
-    const state: SessionState = { slot, guard, streams: 0, idle: undefined };
+    const idleSince = this.#settings.runtime.clock.now();
+    const state: SessionState = { slot, guard, streams: 0, idleSince, timer: undefined };
     this.#sessions.set(session, state);
-    this.#superviseIdle(session, state);
+    this.#supervise(session, state);
     const onClose = guard.wrap(() => {
-      state.idle?.cancel();
+      state.timer?.cancel();
       slot.leave();
       this.#sessions.delete(session);
     });
@@ -269,39 +272,47 @@ export class GrpcServer implements ProtocolServer {
   }
 
   /**
-   * Supervises a session without streams, because the session occupies a connection slot. Sends a
-   * PING (RFC 9113, section 6.7) after each request timeout. Destroys the session if the peer does
-   * not acknowledge the PING within another request timeout.
+   * Supervises a session, because it occupies a connection slot, and its open streams may last as
+   * long as a task grows. Sends a PING (RFC 9113, section 6.7) after each request timeout. Destroys
+   * the session if the peer does not acknowledge it in time: within the request timeout, or within
+   * the stall timeout if streams are open, since the PING then waits behind their content.
    *
-   * The PING detects a client that never starts to speak HTTP/2. It also detects a session that has
-   * stopped after a protocol violation. Node neither closes such a session nor reads from its
-   * socket, so Node does not notice when the client closes the connection.
+   * The PING detects a client that never starts to speak HTTP/2, one that has vanished, and one
+   * that is stopped while the system still acknowledges its TCP segments. It also detects a session
+   * that has stopped after a protocol violation. Node neither closes such a session nor reads from
+   * its socket, so Node does not notice when the client closes the connection.
    *
    * A live session is closed gracefully with GOAWAY (section 6.8) after {@link IDLE_TIMEOUT_MS}
    * without streams.
-   *
-   * @param left remaining time until the graceful close, in ms
    */
-  #superviseIdle(session: Http2Session, state: SessionState, left: number = IDLE_TIMEOUT_MS): void {
-    const { requestTimeout, runtime } = this.#settings;
+  #supervise(session: Http2Session, state: SessionState): void {
+    const { requestTimeout, stallTimeout, runtime } = this.#settings;
     const clock = state.guard.over(runtime.clock);
-    const wait = (run: () => void): Timer =>
-      clock.setTimer(run, Math.min(requestTimeout, left), { background: true });
-    state.idle = wait(() => {
+    const idleLeft = (): number =>
+      state.streams > 0
+        ? Number.POSITIVE_INFINITY
+        : state.idleSince + IDLE_TIMEOUT_MS - runtime.clock.now();
+    const wait = (milliseconds: number, run: () => void): void => {
+      state.timer = clock.setTimer(run, milliseconds, { background: true });
+    };
+    const delay = Math.min(requestTimeout, idleLeft());
+    wait(delay, () => {
       // The session may be closing, with its "close" event still to come.
       if (session.destroyed) return;
-      if (left <= requestTimeout) {
+      if (idleLeft() <= 0) {
         session.close();
         return;
       }
-      const patience = wait(() => session.destroy());
-      state.idle = patience;
+      // A request has ended the idle time, which was shorter than the interval.
+      if (delay < requestTimeout) {
+        this.#supervise(session, state);
+        return;
+      }
+      wait(state.streams > 0 ? stallTimeout : requestTimeout, () => session.destroy());
+      const patience = state.timer;
       const onPong = state.guard.wrap((error: Error | null) => {
-        patience.cancel();
-        // A stream may have been opened meanwhile.
-        if (error === null && state.idle === patience && state.streams === 0) {
-          this.#superviseIdle(session, state, left - requestTimeout);
-        }
+        patience?.cancel();
+        if (error === null && state.timer === patience) this.#supervise(session, state);
       });
       session.ping(onPong);
     });
@@ -324,9 +335,9 @@ export class GrpcServer implements ProtocolServer {
       return;
     }
     state.streams++;
-    state.idle?.cancel();
     const onClose = guard.wrap(() => {
-      if (--state.streams === 0 && this.#sessions.has(session)) this.#superviseIdle(session, state);
+      state.streams--;
+      state.idleSince = this.#settings.runtime.clock.now();
     });
     stream.once("close", onClose);
     try {
@@ -410,6 +421,7 @@ export class GrpcServer implements ProtocolServer {
     const final = (): Headers | undefined => (complete ? trailers : undefined);
     for await (const chunk of body) {
       if (!stream.headersSent) respond(stream, guard, status, headers, final);
+      if (chunk.length === 0) continue;
       const taking = withTimeout(
         runtime.clock,
         stallTimeout,

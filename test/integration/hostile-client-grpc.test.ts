@@ -9,6 +9,8 @@ import { connect as connectSocket } from "node:net";
 import process from "node:process";
 import { after, before, describe, it } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { encodeEnvelope } from "@connectrpc/connect/protocol";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { type GrpcServer, grpcServer } from "../../adapters/grpc/server.ts";
 import { connectionAttacks, handshakeAttacks } from "../../bench/hostile/connections.ts";
@@ -16,6 +18,7 @@ import { http2Attacks, requestFor, requestHeaders } from "../../bench/hostile/ht
 import { downloaderSettings } from "../../src/client/call/settings.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import type { VortexError } from "../../src/errors.ts";
+import { SyncPiecesRequestSchema } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { serverSettings } from "../../src/server/admission/upload.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
@@ -31,7 +34,9 @@ const testOptions = { timeout: 120_000 };
 const taskId = "ab".repeat(32);
 const longTaskId = "cd".repeat(32);
 const content = seededBytes(4, 20_000);
+const growingTaskId = "ef".repeat(32);
 const store = new MemoryPieceStore();
+store.startTask(growingTaskId, 20_000);
 store.putTask(taskId, content, { pieceLength: content.length });
 store.putTask(longTaskId, new Uint8Array(4 * 1024 * 1024), { pieceLength: 4 * 1024 * 1024 });
 
@@ -255,6 +260,58 @@ for (const [what, said] of silences) {
   );
 }
 
+it(
+  "a client that waits for announcements and answers no PING is disconnected",
+  testOptions,
+  async () => {
+    await withClock(async (server, clock) => {
+      const socket = connectSocket(server.address);
+      socket.on("error", () => {});
+      const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
+      const answered = new Promise<void>((resolve) => {
+        onEachFrame(socket, 0, (type) => {
+          if (type === Frame.Headers) resolve();
+        });
+      });
+      const request = frame(Frame.Data, Flag.EndStream, 1, syncRequestFor(growingTaskId));
+      const headers = requestHeaders(1, "SyncPieces");
+      socket.write(Buffer.concat([PREFACE, frame(Frame.Settings, 0, 0), headers, request]));
+      await answered;
+      await clock.advanceUntil(closed, 60_000);
+    });
+  },
+);
+
+it(
+  "a client that waits for announcements and answers PINGs stays connected",
+  testOptions,
+  async () => {
+    await withClock(async (server, clock) => {
+      const session = connectHttp2(`http://${formatAddress(server.address)}`);
+      const stream = session.request({
+        ":method": "POST",
+        ":path": "/dfdaemon.v2.DfdaemonUpload/SyncPieces",
+        "content-type": "application/grpc",
+        "grpc-timeout": "10S",
+      });
+      const closed = once(stream, "close");
+      stream.end(syncRequestFor(growingTaskId));
+      const [headers] = await once(stream, "response");
+      assert.equal(headers["vortex-peer"], "1");
+      for (let turn = 0; turn < 150; turn++) {
+        await clock.advance(5_000);
+        // After the second PING of the client, the server has the answers to its earlier PINGs.
+        for (let times = 0; times < 2; times++)
+          await new Promise<void>((resolve) => void session.ping(() => resolve()));
+        await settle();
+      }
+      assert.equal(stream.closed, false);
+      session.destroy();
+      await closed;
+    });
+  },
+);
+
 it("an idle client that answers PINGs is not disconnected", testOptions, async () => {
   await withClock(async (server, clock) => {
     const idle = connectHttp2(`http://${formatAddress(server.address)}`);
@@ -270,6 +327,12 @@ it("an idle client that answers PINGs is not disconnected", testOptions, async (
     idle.destroy();
   });
 });
+
+/** Encodes a request for SyncPieces, for all pieces of a task. */
+function syncRequestFor(id: string): Uint8Array {
+  const schema = SyncPiecesRequestSchema;
+  return encodeEnvelope(0, toBinary(schema, create(schema, { taskId: id })));
+}
 
 /** Runs `use` with a server on a fake clock. Afterwards, asserts that no timer is left. */
 async function withClock(

@@ -60,8 +60,9 @@ export interface GrpcResponse {
   /** Response headers, without pseudo-headers. */
   readonly headers: Headers;
   /**
-   * Length-prefixed messages, cut into chunks at any byte. The call is handled while the chunks are
-   * read: an unread body runs no handler. Absent if the response consists of headers only.
+   * Length-prefixed messages, cut into chunks at any byte. An empty chunk sends the headers before
+   * the first message. The call is handled while the chunks are read: an unread body runs no
+   * handler. Absent if the response consists of headers only.
    */
   readonly body?: AsyncGenerator<Uint8Array, void, void>;
   /** Trailers with the gRPC status. They are set when `body` has ended. */
@@ -72,7 +73,8 @@ export interface GrpcResponse {
 export interface Call extends Pick<GrpcRequest, "headers" | "signal" | "network" | "localIp"> {
   /**
    * Aborts when the stream closes. Also aborts at the deadline of the call; the reason is then a
-   * `ConnectError` with the code DEADLINE_EXCEEDED.
+   * `ConnectError` with the code DEADLINE_EXCEEDED. The deadline of a streamed response ends with
+   * its headers, see {@link grpcMethod}.
    */
   readonly signal: AbortSignal;
 }
@@ -106,12 +108,17 @@ export function pathOf(descriptor: DescMethod): string {
 /**
  * Creates the handler of a method. It checks the media type, decodes the request, applies the
  * deadline of the call, and sets the status at the end of the response.
+ *
+ * The deadline (`grpc-timeout`) of a unary method is for the whole response. That of a streaming
+ * method is for the response headers only, like in tonic, which dfdaemon uses: a child sets 10 s for
+ * SyncPieces and reads the stream for as long as the task grows.
  */
 export function grpcMethod<M extends DescMethod>(
   descriptor: M,
   implementation: Implementation<M>,
   settings: ServerSettings,
 ): GrpcMethod {
+  const streams = descriptor.methodKind === "server_streaming";
   const limits = { readMaxBytes: MAX_REQUEST_LENGTH, writeMaxBytes: 0xffffffff };
   const requests = createMethodSerializationLookup<M["input"], M["output"]>(
     descriptor,
@@ -126,10 +133,17 @@ export function grpcMethod<M extends DescMethod>(
   ): AsyncGenerator<Uint8Array, void, void> {
     const { headers, network, localIp } = request;
     const deadline = parseTimeout(headers.get(headerTimeout), Number.MAX_SAFE_INTEGER);
-    const { signal, release } = callSignal(request.signal, deadline.timeoutMs, settings);
+    const { signal, cancelDeadline, release } = callSignal(
+      request.signal,
+      deadline.timeoutMs,
+      settings,
+    );
     try {
       const message = await decoded(request, requests, deadline.error);
-      yield* implementation(message, { headers, signal, network, localIp });
+      for await (const chunk of implementation(message, { headers, signal, network, localIp })) {
+        if (streams) cancelDeadline();
+        yield chunk;
+      }
       setTrailerStatus(trailers, undefined);
     } catch (error) {
       setTrailerStatus(trailers, reportFailure(error, "the answer", signal, settings));
@@ -151,6 +165,13 @@ export function grpcMethod<M extends DescMethod>(
     },
   };
 }
+
+/**
+ * Item of a streamed response that sends the response headers. A method yields it when it has
+ * accepted the request and the first message may take long: a client with a deadline for the headers
+ * would give up.
+ */
+export const HEADERS_ONLY: unique symbol = Symbol("HEADERS_ONLY");
 
 /** Encodes a message in the length-prefixed format of gRPC. */
 export function encodedMessage<D extends DescMessage>(
@@ -199,6 +220,15 @@ async function decoded<T>(
   return message;
 }
 
+/** Signal of a call, with its deadline. */
+interface CallSignal {
+  readonly signal: AbortSignal;
+  /** Cancels the deadline. The signal still aborts when the peer cancels the call. Idempotent. */
+  readonly cancelDeadline: () => void;
+  /** Ends the observation of the stream and the deadline. */
+  readonly release: () => void;
+}
+
 /**
  * Creates the signal of a call, which aborts with `cancelled`, or at the deadline. Without
  * `timeoutMs`, or if it is beyond {@link MAX_TIMER_MS}, the call has no deadline. The caller must
@@ -208,21 +238,24 @@ function callSignal(
   cancelled: AbortSignal,
   timeoutMs: number | undefined,
   { runtime }: ServerSettings,
-): { readonly signal: AbortSignal; readonly release: () => void } {
+): CallSignal {
   const ended = new AbortController();
   const { signal } = ended;
+  const cancelDeadline = (): void => {};
   if (cancelled.aborted) {
     ended.abort(cancelled.reason);
-    return { signal, release: () => {} };
+    return { signal, cancelDeadline, release: () => {} };
   }
   const unsubscribe = onAbort(cancelled, () => ended.abort(cancelled.reason));
-  if (timeoutMs === undefined || timeoutMs > MAX_TIMER_MS) return { signal, release: unsubscribe };
+  if (timeoutMs === undefined || timeoutMs > MAX_TIMER_MS)
+    return { signal, cancelDeadline, release: unsubscribe };
   const timer = runtime.clock.setTimer(
     () => ended.abort(new ConnectError("the deadline of the call passed", Code.DeadlineExceeded)),
     timeoutMs,
   );
   return {
     signal,
+    cancelDeadline: () => timer.cancel(),
     release: () => {
       unsubscribe();
       timer.cancel();

@@ -8,6 +8,7 @@ import { Code } from "@connectrpc/connect";
 import { TaskSchema } from "../../gen/common/v2/common_pb.ts";
 import { DfdaemonUpload } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import type { PieceStore } from "../../store/store.ts";
+import { PEER_MARKER_HEADER, PEER_MARKER_VALUE } from "../../transport/grpc.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 import type { AdvertisedHost } from "./advertised.ts";
 import {
@@ -17,6 +18,7 @@ import {
   type GrpcRequest,
   type GrpcResponse,
   grpcMethod,
+  HEADERS_ONLY,
   type Implementation,
   pathOf,
 } from "./call.ts";
@@ -117,11 +119,17 @@ export function grpcDispatcher(
 
 /**
  * Passes a request to the method with its path, and returns the response. For an unknown path, the
- * response is UNIMPLEMENTED (https://grpc.io/docs/guides/status-codes/).
+ * response is UNIMPLEMENTED (https://grpc.io/docs/guides/status-codes/). Every response has the
+ * header {@link PEER_MARKER_HEADER}.
  */
 export function dispatch(methods: GrpcDispatcher, request: GrpcRequest): GrpcResponse {
-  return methods.get(request.path)?.handler(request) ?? noSuchMethod();
+  const response = methods.get(request.path)?.handler(request) ?? noSuchMethod();
+  response.headers.set(PEER_MARKER_HEADER, PEER_MARKER_VALUE);
+  return response;
 }
+
+/** Chunk of a response that sends its headers and no message. */
+const EMPTY = new Uint8Array(0);
 
 function noSuchMethod(): GrpcResponse {
   const headers = new Headers({
@@ -146,17 +154,22 @@ class MethodTable {
     this.byPath.set(pathOf(descriptor), grpcMethod(descriptor, implementation, this.#settings));
   }
 
-  /** Adds a method whose implementation yields the messages of the response. */
+  /**
+   * Adds a method whose implementation yields the messages of the response. {@link HEADERS_ONLY}
+   * among them sends the response headers.
+   */
   addStreaming<M extends DescMethod>(
     descriptor: M,
     implementation: (
       request: MessageShape<M["input"]>,
       call: Call,
-    ) => AsyncIterable<MessageInitShape<M["output"]>>,
+    ) => AsyncIterable<MessageInitShape<M["output"]> | typeof HEADERS_ONLY>,
   ): void {
     this.add(descriptor, async function* (request, call) {
-      for await (const message of implementation(request, call))
-        yield encodedMessage<M["output"]>(descriptor.output, message);
+      for await (const message of implementation(request, call)) {
+        if (message === HEADERS_ONLY) yield EMPTY;
+        else yield encodedMessage<M["output"]>(descriptor.output, message);
+      }
     });
   }
 

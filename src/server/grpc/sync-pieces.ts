@@ -1,7 +1,7 @@
 import type { PieceKind } from "../../piece.ts";
 import { type PieceAddress, pieceAddress } from "./advertised.ts";
 import { Answer, reportFailure } from "./answer.ts";
-import type { Call } from "./call.ts";
+import { type Call, HEADERS_ONLY } from "./call.ts";
 import { piecesOf } from "./lookup.ts";
 import { numbersIn, spanOf, wantedPieces } from "./requests.ts";
 import type { UploadService } from "./upload-service.ts";
@@ -21,7 +21,7 @@ export interface Announcement extends PieceAddress {
 
 /**
  * Implements SyncPieces and its variants: yields the number, offset and length of each requested
- * piece as soon as it is in the store. A request without piece numbers requests all pieces of the
+ * piece as soon as it is in the store. The response lasts until all have been announced. A request without piece numbers requests all pieces of the
  * task; dfdaemon always sends numbers.
  */
 export function syncPieces(
@@ -29,7 +29,7 @@ export function syncPieces(
   kind: PieceKind,
   request: SyncRequest,
   call: Call,
-): AsyncIterable<Announcement> {
+): AsyncIterable<Announcement | typeof HEADERS_ONLY> {
   const { taskId } = request;
   const start = { name: "sync_pieces", taskId, kind, headers: call.headers } as const;
   const answer = new Answer(service.settings.telemetry, start);
@@ -41,7 +41,7 @@ async function* announcements(
   kind: PieceKind,
   request: SyncRequest,
   call: Call,
-): AsyncGenerator<Announcement, void, void> {
+): AsyncGenerator<Announcement | typeof HEADERS_ONLY, void, void> {
   const task = await lookup.task(kind, request.taskId, call.signal);
   const address = pieceAddress(advertised, call.localIp);
   const { interestedPieceNumbers: named } = request;
@@ -51,6 +51,7 @@ async function* announcements(
   if (wanted.size === 0) return;
   const slot = slots.take(call.network, call.signal);
   try {
+    yield HEADERS_ONLY;
     for await (const { number, offset, length } of piecesOf(task, slot.signal)) {
       slot.throwIfEvicted();
       if (!wanted.delete(number)) continue;

@@ -12,6 +12,8 @@ import { serverSettings } from "../../../src/server/admission/upload.ts";
 import { type GrpcRequest, MAX_REQUEST_LENGTH } from "../../../src/server/grpc/call.ts";
 import { dispatch, grpcDispatcher } from "../../../src/server/grpc/dispatcher.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
+import type { PieceStore } from "../../../src/store/store.ts";
+import { PEER_MARKER_HEADER, PEER_MARKER_VALUE } from "../../../src/transport/grpc.ts";
 import { FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
 import { joined, seededBytes } from "../../support/random.ts";
 
@@ -49,6 +51,13 @@ function requestOf(
   };
 }
 
+/** Request for SyncPieces, for all pieces of a task. */
+function syncRequest(id: string, changes: Parameters<typeof requestOf>[0] = {}): GrpcRequest {
+  const schema = SyncPiecesRequestSchema;
+  const body = encodeEnvelope(0, toBinary(schema, create(schema, { taskId: id })));
+  return requestOf({ path: `${service}/SyncPieces`, body, ...changes });
+}
+
 /** Reads the whole response to a request. */
 async function respond(
   request: GrpcRequest,
@@ -74,12 +83,28 @@ describe("the dispatcher", () => {
       const response = await respond(requestOf({ path, verb: "GET" }));
       assert.equal(response.status, 200);
       assert.deepEqual(Object.fromEntries(response.headers), {
+        [PEER_MARKER_HEADER]: PEER_MARKER_VALUE,
         "content-type": "application/grpc",
         "grpc-status": "12",
         "grpc-message": "no such method",
       });
       assert.deepEqual([...response.trailers], []);
     }
+  });
+
+  it("marks every response as one of this library", async () => {
+    assert.deepEqual([PEER_MARKER_HEADER, PEER_MARKER_VALUE], ["vortex-peer", "1"]);
+    const { methods } = server();
+    const requests = [
+      ...[...methods.keys()].map((path) => requestOf({ path, body: new Uint8Array(0) })),
+      requestOf(),
+      syncRequest("ef".repeat(32)),
+      requestOf({ verb: "GET" }),
+      requestOf({ path: "/nothing" }),
+      requestOf({ headers: { "content-type": "text/plain" } }),
+    ];
+    for (const request of requests)
+      assert.equal(dispatch(methods, request).headers.get("vortex-peer"), "1", request.path);
   });
 
   it("refuses other HTTP methods with 405, and other media types with 415", async () => {
@@ -138,15 +163,38 @@ describe("the dispatcher", () => {
 });
 
 describe("the deadline of a call", () => {
-  it("ends the wait for a piece of a growing task with DEADLINE_EXCEEDED", async () => {
+  it("ends with the headers of SyncPieces, which lasts as long as the task grows", async () => {
     const { methods, store, clock } = server();
     const growing = "cd".repeat(32);
-    store.startTask(growing, 12_000, { pieceLength: 5000 });
-    const schema = SyncPiecesRequestSchema;
-    const body = encodeEnvelope(0, toBinary(schema, create(schema, { taskId: growing })));
+    const task = store.startTask(growing, 12_000, { pieceLength: 5000 });
+    const headers = { "grpc-timeout": "10S" };
+    const { body, trailers } = dispatch(methods, syncRequest(growing, { headers }));
+    assert.ok(body);
+    // The headers go out before the first piece: a child gives up when none arrive in its deadline.
+    assert.deepEqual(await body.next(), { done: false, value: new Uint8Array(0) });
+    const announced = body.next();
+    await clock.advance(3_600_000);
+    assert.equal(clock.pending, 0);
+    for (const number of [0, 1, 2])
+      task.putPiece(number, content.subarray(number * 5000, (number + 1) * 5000));
+    assert.equal((await announced).done, false);
+    for await (const _chunk of body);
+    assert.equal(trailers.get("grpc-status"), "0");
+  });
+
+  it("ends the lookup of a task for SyncPieces with DEADLINE_EXCEEDED", async () => {
+    const clock = new FakeClock();
+    const settings = serverSettings({}, fakeRuntime(clock));
+    const hanging: PieceStore = {
+      getPiece: async () => undefined,
+      getTask: (_taskId, options) =>
+        new Promise((_resolve, reject) => {
+          options?.signal?.addEventListener("abort", () => reject(options.signal?.reason));
+        }),
+    };
+    const methods = grpcDispatcher(hanging, settings);
     const headers = { "grpc-timeout": "2S" };
-    const path = `${service}/SyncPieces`;
-    const response = respond(requestOf({ path, headers, body }), { methods });
+    const response = respond(syncRequest(taskId, { headers }), { methods });
     await settle();
     await clock.advance(1999);
     assert.equal(clock.pending, 1);
@@ -171,15 +219,12 @@ describe("the deadline of a call", () => {
     const { methods, store, clock } = server();
     const growing = "cd".repeat(32);
     store.startTask(growing, 12_000, { pieceLength: 5000 });
-    const schema = SyncPiecesRequestSchema;
-    const body = encodeEnvelope(0, toBinary(schema, create(schema, { taskId: growing })));
-    const path = `${service}/SyncPieces`;
     for (const early of [true, false]) {
       const peer = new AbortController();
       const { signal } = peer;
       if (early) peer.abort();
       const headers = { "grpc-timeout": "2S" };
-      const response = respond(requestOf({ path, headers, body, signal }), { methods });
+      const response = respond(syncRequest(growing, { headers, signal }), { methods });
       await settle();
       peer.abort();
       const { trailers } = await response;
