@@ -6,7 +6,12 @@
  */
 
 export { type GrpcBindingOptions, grpcBinding } from "../adapters/grpc/client.ts";
-export { GrpcServer, type GrpcServerOptions, grpcServer } from "../adapters/grpc/server.ts";
+export {
+  GrpcServer,
+  type GrpcServerOptions,
+  type GrpcServerParts,
+  grpcServer,
+} from "../adapters/grpc/server.ts";
 export type { Dial, PoolClient, PoolEntryInfo } from "../src/client/call/pool.ts";
 export type {
   InternalCallOptions,

@@ -29,6 +29,7 @@ import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
 import type { ListenerCounters } from "../../src/transport/transport.ts";
 import { keepAccepting } from "../shared/accepting.ts";
 import { Guard } from "../shared/guard.ts";
+import { OsHostProbe } from "../shared/host-probe.ts";
 import { listenOn } from "../shared/listening.ts";
 import { authoritiesOf, fingerprintOf, requireIdentity, serverIdentity } from "../shared/tls.ts";
 import { guardSession, guardStream } from "./session-guard.ts";
@@ -112,7 +113,30 @@ export async function grpcServer(
         });
   server.maxConnections = settings.maxConnections + EXTRA_CONNECTIONS;
   await listenOn(server, local);
-  return new GrpcServer(server, local, grpcDispatcher(store, settings, serving), settings, secure);
+  const draining = new AbortController();
+  const methods = grpcDispatcher(store, settings, {
+    advertised: serving,
+    port: boundPort(server, local),
+    probe: new OsHostProbe(settings.runtime.clock),
+    draining: draining.signal,
+  });
+  return new GrpcServer(server, local, methods, settings, { draining, secure });
+}
+
+/** Parts of a {@link GrpcServer} with a default. */
+export interface GrpcServerParts {
+  /** Aborted when the server closes, so that its methods end. Default: a new one. */
+  readonly draining?: AbortController | undefined;
+  /** Certificate of the server, and the CA of its clients. Default: no TLS. */
+  readonly secure?:
+    | { readonly identity: TlsIdentity; readonly clientCa: string | undefined }
+    | undefined;
+}
+
+/** Returns the port that a server listens at; the requested one if the system does not tell. */
+function boundPort(server: Http2Server | Http2SecureServer, local: Address): number {
+  const bound = server.address();
+  return typeof bound === "object" && bound !== null ? bound.port : local.port;
 }
 
 /** Server of the Dragonfly gRPC API on node:http2, for Node, Bun and Deno. */
@@ -132,6 +156,8 @@ export class GrpcServer implements ProtocolServer {
     string,
     { readonly socket: Socket; readonly slot: ConnectionSlot }
   >();
+  /** Aborted when the server closes. */
+  readonly #draining: AbortController;
   #closing: Promise<void> | undefined;
 
   constructor(
@@ -139,11 +165,10 @@ export class GrpcServer implements ProtocolServer {
     local: Address,
     methods: GrpcDispatcher,
     settings: ServerSettings,
-    secure?: { readonly identity: TlsIdentity; readonly clientCa: string | undefined },
+    { draining = new AbortController(), secure }: GrpcServerParts = {},
   ) {
-    const bound = server.address();
-    const port = typeof bound === "object" && bound !== null ? bound.port : local.port;
-    this.address = { host: local.host, port };
+    this.address = { host: local.host, port: boundPort(server, local) };
+    this.#draining = draining;
     this.#fingerprint = secure && fingerprintOf(secure.identity.cert);
     this.#clientCa = secure?.clientCa;
     this.#server = server;
@@ -205,7 +230,8 @@ export class GrpcServer implements ProtocolServer {
 
   /**
    * Stops listening, and waits at most `grace` ms (default 5,000) for the responses in progress.
-   * Then destroys the remaining sessions.
+   * Then destroys the remaining sessions. Responses to SyncPieces, SyncHost and Watch have no
+   * foreseeable end, so they end at once with the status UNAVAILABLE.
    */
   close(options: { readonly grace?: number | undefined } = {}): Promise<void> {
     this.#closing ??= this.#end(options.grace ?? 5000);
@@ -217,6 +243,7 @@ export class GrpcServer implements ProtocolServer {
   }
 
   async #end(grace: number): Promise<void> {
+    this.#draining.abort();
     const closed = new Promise<void>((resolve) => {
       this.#server.close(() => resolve());
     });
@@ -272,15 +299,16 @@ export class GrpcServer implements ProtocolServer {
   }
 
   /**
-   * Supervises a session, because it occupies a connection slot, and its open streams may last as
-   * long as a task grows. Sends a PING (RFC 9113, section 6.7) after each request timeout. Destroys
-   * the session if the peer does not acknowledge it in time: within the request timeout, or within
-   * the stall timeout if streams are open, since the PING then waits behind their content.
+   * Supervises a session, because it occupies a connection slot, and its streams may last as long
+   * as a task grows. Sends a PING (RFC 9113, section 6.7) after each request timeout. Destroys the
+   * session if the peer does not acknowledge it within another request timeout. While streams are
+   * open, the stall timeout applies instead, because content may precede the PING on the
+   * connection.
    *
-   * The PING detects a client that never starts to speak HTTP/2, one that has vanished, and one
-   * that is stopped while the system still acknowledges its TCP segments. It also detects a session
-   * that has stopped after a protocol violation. Node neither closes such a session nor reads from
-   * its socket, so Node does not notice when the client closes the connection.
+   * The PING detects a client that never starts to speak HTTP/2. It detects one that has vanished,
+   * or is stopped while its system still acknowledges TCP segments. It also detects a session that
+   * has stopped after a protocol violation. Node neither closes such a session nor reads from its
+   * socket, so Node does not notice when the client closes the connection.
    *
    * A live session is closed gracefully with GOAWAY (section 6.8) after {@link IDLE_TIMEOUT_MS}
    * without streams.

@@ -2,9 +2,9 @@ import type { Transport } from "@connectrpc/connect";
 import type { Address } from "./address.ts";
 
 /**
- * Name of the response header by which a client recognizes a gRPC server of this library. Every
- * response has it, with the value {@link PEER_MARKER_VALUE}. dfdaemon does not send it, so a client
- * may only dial QUIC where it is present: dfdaemon 1.1.0 to 1.4.8 exits when a handshake fails.
+ * Name of the header that marks the responses of this library's gRPC servers. Every response has
+ * it, with the value {@link PEER_MARKER_VALUE}; those of dfdaemon do not. A client that dials QUIC
+ * at a port from SyncPieces looks for it: dfdaemon 1.1.0 to 1.4.8 exits when a handshake fails.
  */
 export const PEER_MARKER_HEADER = "vortex-peer";
 

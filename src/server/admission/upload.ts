@@ -35,7 +35,8 @@ export interface ServerOptions {
   readonly maxStreams?: number | undefined;
   /**
    * Maximum number of concurrent responses to SyncPieces and DownloadTask over gRPC, 1 to
-   * 1,000,000. Default 1,024. Each response may last until all pieces of its task have arrived.
+   * 1,000,000. Default 1,024. Each response may last until all pieces of its task have arrived. The
+   * same limit applies once more to responses about this host: SyncHost, and Watch of the health.
    *
    * When the limit is reached, a new call evicts the oldest response of the client address with the
    * most responses. If the new call is from that address, it fails with RESOURCE_EXHAUSTED.

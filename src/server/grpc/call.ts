@@ -110,8 +110,8 @@ export function pathOf(descriptor: DescMethod): string {
  * deadline of the call, and sets the status at the end of the response.
  *
  * The deadline (`grpc-timeout`) of a unary method is for the whole response. That of a streaming
- * method is for the response headers only, like in tonic, which dfdaemon uses: a child sets 10 s for
- * SyncPieces and reads the stream for as long as the task grows.
+ * method is for the response headers only, like in tonic, which dfdaemon uses. A child sets 10 s
+ * for SyncPieces, and reads the stream for as long as the task grows.
  */
 export function grpcMethod<M extends DescMethod>(
   descriptor: M,
@@ -167,9 +167,9 @@ export function grpcMethod<M extends DescMethod>(
 }
 
 /**
- * Item of a streamed response that sends the response headers. A method yields it when it has
- * accepted the request and the first message may take long: a client with a deadline for the headers
- * would give up.
+ * Item of a streamed response that sends the response headers. A method yields it after it has
+ * accepted the request, if the first message may take long. Without it, the deadline for the
+ * headers would end the call.
  */
 export const HEADERS_ONLY: unique symbol = Symbol("HEADERS_ONLY");
 

@@ -7,10 +7,10 @@ import {
 import { Code } from "@connectrpc/connect";
 import { TaskSchema } from "../../gen/common/v2/common_pb.ts";
 import { DfdaemonUpload } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
+import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
 import type { PieceStore } from "../../store/store.ts";
 import { PEER_MARKER_HEADER, PEER_MARKER_VALUE } from "../../transport/grpc.ts";
 import type { ServerSettings } from "../admission/upload.ts";
-import type { AdvertisedHost } from "./advertised.ts";
 import {
   type Call,
   encodedMessage,
@@ -29,6 +29,7 @@ import {
   persistentDownload,
   standardDownload,
 } from "./download-task.ts";
+import { checkHealth, watchHealth } from "./health.ts";
 import { listingOf } from "./listing.ts";
 import {
   localTaskMessage,
@@ -37,8 +38,9 @@ import {
   taskMessage,
 } from "./messages.ts";
 import { stat } from "./stat.ts";
+import { syncHost } from "./sync-host.ts";
 import { syncPieces } from "./sync-pieces.ts";
-import { uploadService } from "./upload-service.ts";
+import { type UploadServiceOptions, uploadService } from "./upload-service.ts";
 
 /** Methods of a gRPC server, by request path. */
 export type GrpcDispatcher = ReadonlyMap<string, GrpcMethod>;
@@ -46,7 +48,8 @@ export type GrpcDispatcher = ReadonlyMap<string, GrpcMethod>;
 /**
  * Creates the table of the gRPC methods that serve the tasks of `store` as the service
  * `dfdaemon.v2.DfdaemonUpload`: DownloadPiece, DownloadTask, SyncPieces and StatTask, their
- * variants for other kinds of task, and StatLocalTask.
+ * variants for other kinds of task, StatLocalTask and SyncHost; and the service
+ * `grpc.health.v1.Health`.
  *
  * The server sends only tasks that are in `store`, complete or growing. It downloads nothing on
  * behalf of a peer. An internal failure goes to `settings.onError`; the peer receives INTERNAL
@@ -55,9 +58,9 @@ export type GrpcDispatcher = ReadonlyMap<string, GrpcMethod>;
 export function grpcDispatcher(
   store: PieceStore,
   settings: ServerSettings,
-  advertised: AdvertisedHost = {},
+  options: UploadServiceOptions = {},
 ): GrpcDispatcher {
-  const service = uploadService(store, settings, advertised);
+  const service = uploadService(store, settings, options);
   const { hashers } = settings.runtime;
   const methods = new MethodTable(settings);
   const rpc = DfdaemonUpload.method;
@@ -113,6 +116,12 @@ export function grpcDispatcher(
   );
   methods.addUnary(rpc.statPersistentCacheTask, async (request, call) =>
     persistentCacheTaskMessage(await stat(service, "stat_task", "persistent-cache", request, call)),
+  );
+
+  methods.addStreaming(rpc.syncHost, (_request, call) => syncHost(service, call));
+  methods.addUnary(Health.method.check, async (request) => checkHealth(service, request.service));
+  methods.addStreaming(Health.method.watch, (request, call) =>
+    watchHealth(service, request.service, call),
   );
   return methods.byPath;
 }

@@ -158,14 +158,14 @@ export async function* downloadTask(
       yield enclosed(started, [{ before: ids, field: response.started }]);
       const enclosing = enclosingMessages(ids, response.finished);
       for await (const metadata of piecesOf(task, slot.signal)) {
-        slot.throwIfEvicted();
+        slot.throwIfEnded();
         if (!wanted.delete(metadata.number)) continue;
         if (needsContent) yield* contentOf(metadata.number, enclosing, slot.signal);
         else yield withoutContent(metadata, enclosing);
         if (wanted.size === 0) break;
       }
     } catch (error) {
-      slot.throwIfEvicted();
+      slot.throwIfEnded();
       throw error;
     } finally {
       slot.leave();

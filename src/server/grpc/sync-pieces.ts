@@ -21,8 +21,9 @@ export interface Announcement extends PieceAddress {
 
 /**
  * Implements SyncPieces and its variants: yields the number, offset and length of each requested
- * piece as soon as it is in the store. The response lasts until all have been announced. A request without piece numbers requests all pieces of the
- * task; dfdaemon always sends numbers.
+ * piece as soon as it is in the store. The response lasts until all of them have been announced, or
+ * the server closes. A request without piece numbers requests all pieces of the task; dfdaemon
+ * always sends numbers.
  */
 export function syncPieces(
   service: UploadService,
@@ -37,7 +38,7 @@ export function syncPieces(
 }
 
 async function* announcements(
-  { settings, advertised, lookup, slots }: UploadService,
+  { settings, advertised, lookup, slots, draining }: UploadService,
   kind: PieceKind,
   request: SyncRequest,
   call: Call,
@@ -49,17 +50,17 @@ async function* announcements(
   // Free the numbers: the request stays in memory until the response is complete.
   request.interestedPieceNumbers = [];
   if (wanted.size === 0) return;
-  const slot = slots.take(call.network, call.signal);
+  const slot = slots.take(call.network, call.signal, draining);
   try {
     yield HEADERS_ONLY;
     for await (const { number, offset, length } of piecesOf(task, slot.signal)) {
-      slot.throwIfEvicted();
+      slot.throwIfEnded();
       if (!wanted.delete(number)) continue;
       yield { number, offset, length, ...address };
       if (wanted.size === 0) return;
     }
   } catch (error) {
-    slot.throwIfEvicted();
+    slot.throwIfEnded();
     throw reportFailure(error, "the task", call.signal, settings);
   } finally {
     slot.leave();

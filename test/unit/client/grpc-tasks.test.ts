@@ -85,11 +85,8 @@ function peerOf(store: PieceStore, options: ServerOptions = {}, serving: Adverti
   const onError = (error: VortexError): void => {
     errors.push(error);
   };
-  const methods = grpcDispatcher(
-    store,
-    serverSettings({ ...options, onError }, fakeRuntime()),
-    serving,
-  );
+  const settings = serverSettings({ ...options, onError }, fakeRuntime());
+  const methods = grpcDispatcher(store, settings, { advertised: serving });
   return { methods, peer: peerServing(methods), errors };
 }
 

@@ -8,6 +8,7 @@ import {
   DownloadPieceRequestSchema,
   SyncPiecesRequestSchema,
 } from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import { Health } from "../../../src/gen/grpc/health/v1/health_pb.ts";
 import { serverSettings } from "../../../src/server/admission/upload.ts";
 import { type GrpcRequest, MAX_REQUEST_LENGTH } from "../../../src/server/grpc/call.ts";
 import { dispatch, grpcDispatcher } from "../../../src/server/grpc/dispatcher.ts";
@@ -70,11 +71,14 @@ async function respond(
 }
 
 describe("the dispatcher", () => {
-  it("has every method of the service by its path", () => {
+  it("has every method of its services by its path", () => {
     const { methods } = server();
+    const expected = [DfdaemonUpload, Health].flatMap(({ typeName, methods }) =>
+      methods.map(({ name }) => [`/${typeName}/${name}`, name]),
+    );
     assert.deepEqual(
       [...methods].map(([path, { descriptor }]) => [path, descriptor.name]).toSorted(),
-      DfdaemonUpload.methods.map(({ name }) => [`${service}/${name}`, name]).toSorted(),
+      expected.toSorted(),
     );
   });
 

@@ -17,7 +17,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file common/v2/common.proto.
  */
 export const file_common_v2_common: GenFile = /*@__PURE__*/
-  fileDesc("ChZjb21tb24vdjIvY29tbW9uLnByb3RvEgljb21tb24udjIizwQKBFRhc2sSCgoCaWQYASABKAkSIQoEdHlwZRgCIAEoDjITLmNvbW1vbi52Mi5UYXNrVHlwZRILCgN1cmwYAyABKAkSEwoGZGlnZXN0GAQgASgJSACIAQESEAoDdGFnGAUgASgJSAGIAQESGAoLYXBwbGljYXRpb24YBiABKAlIAogBARIdChVmaWx0ZXJlZF9xdWVyeV9wYXJhbXMYByADKAkSOgoOcmVxdWVzdF9oZWFkZXIYCCADKAsyIi5jb21tb24udjIuVGFzay5SZXF1ZXN0SGVhZGVyRW50cnkSFgoOY29udGVudF9sZW5ndGgYCSABKAQSEwoLcGllY2VfY291bnQYCiABKA0SKAoKc2l6ZV9zY29wZRgLIAEoDjIULmNvbW1vbi52Mi5TaXplU2NvcGUSIAoGcGllY2VzGAwgAygLMhAuY29tbW9uLnYyLlBpZWNlEg0KBXN0YXRlGA0gASgJEhIKCnBlZXJfY291bnQYDiABKA0SGgoSaGFzX2F2YWlsYWJsZV9wZWVyGA8gASgIEi4KCmNyZWF0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wGjQKElJlcXVlc3RIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgkKB19kaWdlc3RCBgoEX3RhZ0IOCgxfYXBwbGljYXRpb24iywIKDlBlcnNpc3RlbnRUYXNrEgoKAmlkGAEgASgJEiAKGHBlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgCIAEoBBIoCiBjdXJyZW50X3BlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgDIAEoBBIdChVjdXJyZW50X3JlcGxpY2FfY291bnQYBCABKAQSFgoOY29udGVudF9sZW5ndGgYBSABKAQSEwoLcGllY2VfY291bnQYBiABKA0SDQoFc3RhdGUYByABKAkSJgoDdHRsGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqoDChNQZXJzaXN0ZW50Q2FjaGVUYXNrEgoKAmlkGAEgASgJEiAKGHBlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgCIAEoBBIoCiBjdXJyZW50X3BlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgDIAEoBBIdChVjdXJyZW50X3JlcGxpY2FfY291bnQYBCABKAQSEAoDdGFnGAUgASgJSACIAQESGAoLYXBwbGljYXRpb24YBiABKAlIAYgBARIUCgxwaWVjZV9sZW5ndGgYByABKAQSFgoOY29udGVudF9sZW5ndGgYCCABKAQSEwoLcGllY2VfY291bnQYCSABKA0SDQoFc3RhdGUYCiABKAkSJgoDdHRsGAsgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgYKBF90YWdCDgoMX2FwcGxpY2F0aW9uIp4LCghEb3dubG9hZBILCgN1cmwYASABKAkSEwoGZGlnZXN0GAIgASgJSACIAQESJAoFcmFuZ2UYAyABKAsyEC5jb21tb24udjIuUmFuZ2VIAYgBARIhCgR0eXBlGAQgASgOMhMuY29tbW9uLnYyLlRhc2tUeXBlEhAKA3RhZxgFIAEoCUgCiAEBEhgKC2FwcGxpY2F0aW9uGAYgASgJSAOIAQESJQoIcHJpb3JpdHkYByABKA4yEy5jb21tb24udjIuUHJpb3JpdHkSHQoVZmlsdGVyZWRfcXVlcnlfcGFyYW1zGAggAygJEj4KDnJlcXVlc3RfaGVhZGVyGAkgAygLMiYuY29tbW9uLnYyLkRvd25sb2FkLlJlcXVlc3RIZWFkZXJFbnRyeRIZCgxwaWVjZV9sZW5ndGgYCiABKARIBIgBARIYCgtvdXRwdXRfcGF0aBgLIAEoCUgFiAEBEi8KB3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IBogBARIeChZkaXNhYmxlX2JhY2tfdG9fc291cmNlGA0gASgIEhsKE25lZWRfYmFja190b19zb3VyY2UYDiABKAgSGQoRY2VydGlmaWNhdGVfY2hhaW4YDyADKAwSEAoIcHJlZmV0Y2gYECABKAgSNQoOb2JqZWN0X3N0b3JhZ2UYESABKAsyGC5jb21tb24udjIuT2JqZWN0U3RvcmFnZUgHiAEBEiIKBGhkZnMYEiABKAsyDy5jb21tb24udjIuSERGU0gIiAEBEhMKC2lzX3ByZWZldGNoGBMgASgIEhoKEm5lZWRfcGllY2VfY29udGVudBgUIAEoCBIXCg9mb3JjZV9oYXJkX2xpbmsYFiABKAgSLAofY29udGVudF9mb3JfY2FsY3VsYXRpbmdfdGFza19pZBgXIAEoCUgJiAEBEhYKCXJlbW90ZV9pcBgYIAEoCUgKiAEBEiMKFmNvbmN1cnJlbnRfcGllY2VfY291bnQYGSABKA1IC4gBARIRCglvdmVyd3JpdGUYGiABKAgSIAoTYWN0dWFsX3BpZWNlX2xlbmd0aBgbIAEoBEgMiAEBEiIKFWFjdHVhbF9jb250ZW50X2xlbmd0aBgcIAEoBEgNiAEBEh8KEmFjdHVhbF9waWVjZV9jb3VudBgdIAEoBEgOiAEBEigKIGVuYWJsZV90YXNrX2lkX2Jhc2VkX2Jsb2JfZGlnZXN0GB4gASgIEjEKDGh1Z2dpbmdfZmFjZRgfIAEoCzIWLmNvbW1vbi52Mi5IdWdnaW5nRmFjZUgPiAEBEi8KC21vZGVsX3Njb3BlGCAgASgLMhUuY29tbW9uLnYyLk1vZGVsU2NvcGVIEIgBARIVCg1tZXRhZGF0YV9vbmx5GCEgASgIGjQKElJlcXVlc3RIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgkKB19kaWdlc3RCCAoGX3JhbmdlQgYKBF90YWdCDgoMX2FwcGxpY2F0aW9uQg8KDV9waWVjZV9sZW5ndGhCDgoMX291dHB1dF9wYXRoQgoKCF90aW1lb3V0QhEKD19vYmplY3Rfc3RvcmFnZUIHCgVfaGRmc0IiCiBfY29udGVudF9mb3JfY2FsY3VsYXRpbmdfdGFza19pZEIMCgpfcmVtb3RlX2lwQhkKF19jb25jdXJyZW50X3BpZWNlX2NvdW50QhYKFF9hY3R1YWxfcGllY2VfbGVuZ3RoQhgKFl9hY3R1YWxfY29udGVudF9sZW5ndGhCFQoTX2FjdHVhbF9waWVjZV9jb3VudEIPCg1faHVnZ2luZ19mYWNlQg4KDF9tb2RlbF9zY29wZUoECBUQFlINbG9hZF90b19jYWNoZSKzAwoNT2JqZWN0U3RvcmFnZRITCgZyZWdpb24YASABKAlIAIgBARIVCghlbmRwb2ludBgCIAEoCUgBiAEBEhoKDWFjY2Vzc19rZXlfaWQYAyABKAlIAogBARIeChFhY2Nlc3Nfa2V5X3NlY3JldBgEIAEoCUgDiAEBEhoKDXNlc3Npb25fdG9rZW4YBSABKAlIBIgBARIcCg9jcmVkZW50aWFsX3BhdGgYBiABKAlIBYgBARIbCg5wcmVkZWZpbmVkX2FjbBgHIAEoCUgGiAEBEhsKDnNlY3VyaXR5X3Rva2VuGAggASgJSAeIAQESIQoUaW5zZWN1cmVfc2tpcF92ZXJpZnkYCSABKAhICIgBAUIJCgdfcmVnaW9uQgsKCV9lbmRwb2ludEIQCg5fYWNjZXNzX2tleV9pZEIUChJfYWNjZXNzX2tleV9zZWNyZXRCEAoOX3Nlc3Npb25fdG9rZW5CEgoQX2NyZWRlbnRpYWxfcGF0aEIRCg9fcHJlZGVmaW5lZF9hY2xCEQoPX3NlY3VyaXR5X3Rva2VuQhcKFV9pbnNlY3VyZV9za2lwX3ZlcmlmeSI6CgRIREZTEh0KEGRlbGVnYXRpb25fdG9rZW4YASABKAlIAIgBAUITChFfZGVsZWdhdGlvbl90b2tlbiJhCgtIdWdnaW5nRmFjZRISCgV0b2tlbhgBIAEoCUgAiAEBEhAKCHJldmlzaW9uGAIgASgJEhUKCGJhc2VfdXJsGAMgASgJSAGIAQFCCAoGX3Rva2VuQgsKCV9iYXNlX3VybCJgCgpNb2RlbFNjb3BlEhIKBXRva2VuGAEgASgJSACIAQESEAoIcmV2aXNpb24YAiABKAkSFQoIYmFzZV91cmwYAyABKAlIAYgBAUIICgZfdG9rZW5CCwoJX2Jhc2VfdXJsIiYKBVJhbmdlEg0KBXN0YXJ0GAEgASgEEg4KBmxlbmd0aBgCIAEoBCKsAgoFUGllY2USDgoGbnVtYmVyGAEgASgNEhYKCXBhcmVudF9pZBgCIAEoCUgAiAEBEg4KBm9mZnNldBgDIAEoBBIOCgZsZW5ndGgYBCABKAQSDgoGZGlnZXN0GAUgASgJEhQKB2NvbnRlbnQYBiABKAxIAYgBARIxCgx0cmFmZmljX3R5cGUYByABKA4yFi5jb21tb24udjIuVHJhZmZpY1R5cGVIAogBARInCgRjb3N0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgwKCl9wYXJlbnRfaWRCCgoIX2NvbnRlbnRCDwoNX3RyYWZmaWNfdHlwZSpDCglTaXplU2NvcGUSCgoGTk9STUFMEAASCQoFU01BTEwQARIICgRUSU5ZEAISCQoFRU1QVFkQAxIKCgZVTktOT1cQBCpJCghUYXNrVHlwZRIMCghTVEFOREFSRBAAEg4KClBFUlNJU1RFTlQQARIUChBQRVJTSVNURU5UX0NBQ0hFEAISCQoFQ0FDSEUQAypCCgtUcmFmZmljVHlwZRISCg5CQUNLX1RPX1NPVVJDRRAAEg8KC1JFTU9URV9QRUVSEAESDgoKTE9DQUxfUEVFUhACKl4KCFByaW9yaXR5EgoKBkxFVkVMMBAAEgoKBkxFVkVMMRABEgoKBkxFVkVMMhACEgoKBkxFVkVMMxADEgoKBkxFVkVMNBAEEgoKBkxFVkVMNRAFEgoKBkxFVkVMNhAGYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChZjb21tb24vdjIvY29tbW9uLnByb3RvEgljb21tb24udjIizwQKBFRhc2sSCgoCaWQYASABKAkSIQoEdHlwZRgCIAEoDjITLmNvbW1vbi52Mi5UYXNrVHlwZRILCgN1cmwYAyABKAkSEwoGZGlnZXN0GAQgASgJSACIAQESEAoDdGFnGAUgASgJSAGIAQESGAoLYXBwbGljYXRpb24YBiABKAlIAogBARIdChVmaWx0ZXJlZF9xdWVyeV9wYXJhbXMYByADKAkSOgoOcmVxdWVzdF9oZWFkZXIYCCADKAsyIi5jb21tb24udjIuVGFzay5SZXF1ZXN0SGVhZGVyRW50cnkSFgoOY29udGVudF9sZW5ndGgYCSABKAQSEwoLcGllY2VfY291bnQYCiABKA0SKAoKc2l6ZV9zY29wZRgLIAEoDjIULmNvbW1vbi52Mi5TaXplU2NvcGUSIAoGcGllY2VzGAwgAygLMhAuY29tbW9uLnYyLlBpZWNlEg0KBXN0YXRlGA0gASgJEhIKCnBlZXJfY291bnQYDiABKA0SGgoSaGFzX2F2YWlsYWJsZV9wZWVyGA8gASgIEi4KCmNyZWF0ZWRfYXQYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wGjQKElJlcXVlc3RIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgkKB19kaWdlc3RCBgoEX3RhZ0IOCgxfYXBwbGljYXRpb24iywIKDlBlcnNpc3RlbnRUYXNrEgoKAmlkGAEgASgJEiAKGHBlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgCIAEoBBIoCiBjdXJyZW50X3BlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgDIAEoBBIdChVjdXJyZW50X3JlcGxpY2FfY291bnQYBCABKAQSFgoOY29udGVudF9sZW5ndGgYBSABKAQSEwoLcGllY2VfY291bnQYBiABKA0SDQoFc3RhdGUYByABKAkSJgoDdHRsGAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIqoDChNQZXJzaXN0ZW50Q2FjaGVUYXNrEgoKAmlkGAEgASgJEiAKGHBlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgCIAEoBBIoCiBjdXJyZW50X3BlcnNpc3RlbnRfcmVwbGljYV9jb3VudBgDIAEoBBIdChVjdXJyZW50X3JlcGxpY2FfY291bnQYBCABKAQSEAoDdGFnGAUgASgJSACIAQESGAoLYXBwbGljYXRpb24YBiABKAlIAYgBARIUCgxwaWVjZV9sZW5ndGgYByABKAQSFgoOY29udGVudF9sZW5ndGgYCCABKAQSEwoLcGllY2VfY291bnQYCSABKA0SDQoFc3RhdGUYCiABKAkSJgoDdHRsGAsgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgYKBF90YWdCDgoMX2FwcGxpY2F0aW9uIp4LCghEb3dubG9hZBILCgN1cmwYASABKAkSEwoGZGlnZXN0GAIgASgJSACIAQESJAoFcmFuZ2UYAyABKAsyEC5jb21tb24udjIuUmFuZ2VIAYgBARIhCgR0eXBlGAQgASgOMhMuY29tbW9uLnYyLlRhc2tUeXBlEhAKA3RhZxgFIAEoCUgCiAEBEhgKC2FwcGxpY2F0aW9uGAYgASgJSAOIAQESJQoIcHJpb3JpdHkYByABKA4yEy5jb21tb24udjIuUHJpb3JpdHkSHQoVZmlsdGVyZWRfcXVlcnlfcGFyYW1zGAggAygJEj4KDnJlcXVlc3RfaGVhZGVyGAkgAygLMiYuY29tbW9uLnYyLkRvd25sb2FkLlJlcXVlc3RIZWFkZXJFbnRyeRIZCgxwaWVjZV9sZW5ndGgYCiABKARIBIgBARIYCgtvdXRwdXRfcGF0aBgLIAEoCUgFiAEBEi8KB3RpbWVvdXQYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IBogBARIeChZkaXNhYmxlX2JhY2tfdG9fc291cmNlGA0gASgIEhsKE25lZWRfYmFja190b19zb3VyY2UYDiABKAgSGQoRY2VydGlmaWNhdGVfY2hhaW4YDyADKAwSEAoIcHJlZmV0Y2gYECABKAgSNQoOb2JqZWN0X3N0b3JhZ2UYESABKAsyGC5jb21tb24udjIuT2JqZWN0U3RvcmFnZUgHiAEBEiIKBGhkZnMYEiABKAsyDy5jb21tb24udjIuSERGU0gIiAEBEhMKC2lzX3ByZWZldGNoGBMgASgIEhoKEm5lZWRfcGllY2VfY29udGVudBgUIAEoCBIXCg9mb3JjZV9oYXJkX2xpbmsYFiABKAgSLAofY29udGVudF9mb3JfY2FsY3VsYXRpbmdfdGFza19pZBgXIAEoCUgJiAEBEhYKCXJlbW90ZV9pcBgYIAEoCUgKiAEBEiMKFmNvbmN1cnJlbnRfcGllY2VfY291bnQYGSABKA1IC4gBARIRCglvdmVyd3JpdGUYGiABKAgSIAoTYWN0dWFsX3BpZWNlX2xlbmd0aBgbIAEoBEgMiAEBEiIKFWFjdHVhbF9jb250ZW50X2xlbmd0aBgcIAEoBEgNiAEBEh8KEmFjdHVhbF9waWVjZV9jb3VudBgdIAEoBEgOiAEBEigKIGVuYWJsZV90YXNrX2lkX2Jhc2VkX2Jsb2JfZGlnZXN0GB4gASgIEjEKDGh1Z2dpbmdfZmFjZRgfIAEoCzIWLmNvbW1vbi52Mi5IdWdnaW5nRmFjZUgPiAEBEi8KC21vZGVsX3Njb3BlGCAgASgLMhUuY29tbW9uLnYyLk1vZGVsU2NvcGVIEIgBARIVCg1tZXRhZGF0YV9vbmx5GCEgASgIGjQKElJlcXVlc3RIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgkKB19kaWdlc3RCCAoGX3JhbmdlQgYKBF90YWdCDgoMX2FwcGxpY2F0aW9uQg8KDV9waWVjZV9sZW5ndGhCDgoMX291dHB1dF9wYXRoQgoKCF90aW1lb3V0QhEKD19vYmplY3Rfc3RvcmFnZUIHCgVfaGRmc0IiCiBfY29udGVudF9mb3JfY2FsY3VsYXRpbmdfdGFza19pZEIMCgpfcmVtb3RlX2lwQhkKF19jb25jdXJyZW50X3BpZWNlX2NvdW50QhYKFF9hY3R1YWxfcGllY2VfbGVuZ3RoQhgKFl9hY3R1YWxfY29udGVudF9sZW5ndGhCFQoTX2FjdHVhbF9waWVjZV9jb3VudEIPCg1faHVnZ2luZ19mYWNlQg4KDF9tb2RlbF9zY29wZUoECBUQFlINbG9hZF90b19jYWNoZSKzAwoNT2JqZWN0U3RvcmFnZRITCgZyZWdpb24YASABKAlIAIgBARIVCghlbmRwb2ludBgCIAEoCUgBiAEBEhoKDWFjY2Vzc19rZXlfaWQYAyABKAlIAogBARIeChFhY2Nlc3Nfa2V5X3NlY3JldBgEIAEoCUgDiAEBEhoKDXNlc3Npb25fdG9rZW4YBSABKAlIBIgBARIcCg9jcmVkZW50aWFsX3BhdGgYBiABKAlIBYgBARIbCg5wcmVkZWZpbmVkX2FjbBgHIAEoCUgGiAEBEhsKDnNlY3VyaXR5X3Rva2VuGAggASgJSAeIAQESIQoUaW5zZWN1cmVfc2tpcF92ZXJpZnkYCSABKAhICIgBAUIJCgdfcmVnaW9uQgsKCV9lbmRwb2ludEIQCg5fYWNjZXNzX2tleV9pZEIUChJfYWNjZXNzX2tleV9zZWNyZXRCEAoOX3Nlc3Npb25fdG9rZW5CEgoQX2NyZWRlbnRpYWxfcGF0aEIRCg9fcHJlZGVmaW5lZF9hY2xCEQoPX3NlY3VyaXR5X3Rva2VuQhcKFV9pbnNlY3VyZV9za2lwX3ZlcmlmeSI6CgRIREZTEh0KEGRlbGVnYXRpb25fdG9rZW4YASABKAlIAIgBAUITChFfZGVsZWdhdGlvbl90b2tlbiJhCgtIdWdnaW5nRmFjZRISCgV0b2tlbhgBIAEoCUgAiAEBEhAKCHJldmlzaW9uGAIgASgJEhUKCGJhc2VfdXJsGAMgASgJSAGIAQFCCAoGX3Rva2VuQgsKCV9iYXNlX3VybCJgCgpNb2RlbFNjb3BlEhIKBXRva2VuGAEgASgJSACIAQESEAoIcmV2aXNpb24YAiABKAkSFQoIYmFzZV91cmwYAyABKAlIAYgBAUIICgZfdG9rZW5CCwoJX2Jhc2VfdXJsIiYKBVJhbmdlEg0KBXN0YXJ0GAEgASgEEg4KBmxlbmd0aBgCIAEoBCKsAgoFUGllY2USDgoGbnVtYmVyGAEgASgNEhYKCXBhcmVudF9pZBgCIAEoCUgAiAEBEg4KBm9mZnNldBgDIAEoBBIOCgZsZW5ndGgYBCABKAQSDgoGZGlnZXN0GAUgASgJEhQKB2NvbnRlbnQYBiABKAxIAYgBARIxCgx0cmFmZmljX3R5cGUYByABKA4yFi5jb21tb24udjIuVHJhZmZpY1R5cGVIAogBARInCgRjb3N0GAggASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEi4KCmNyZWF0ZWRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgwKCl9wYXJlbnRfaWRCCgoIX2NvbnRlbnRCDwoNX3RyYWZmaWNfdHlwZSKUBAoESG9zdBIKCgJpZBgBIAEoCRIMCgR0eXBlGAIgASgNEhAKCGhvc3RuYW1lGAMgASgJEgoKAmlwGAQgASgJEgwKBHBvcnQYBSABKAUSFQoNZG93bmxvYWRfcG9ydBgGIAEoBRIKCgJvcxgHIAEoCRIQCghwbGF0Zm9ybRgIIAEoCRIXCg9wbGF0Zm9ybV9mYW1pbHkYCSABKAkSGAoQcGxhdGZvcm1fdmVyc2lvbhgKIAEoCRIWCg5rZXJuZWxfdmVyc2lvbhgLIAEoCRIgCgNjcHUYDCABKAsyDi5jb21tb24udjIuQ1BVSACIAQESJgoGbWVtb3J5GA0gASgLMhEuY29tbW9uLnYyLk1lbW9yeUgBiAEBEigKB25ldHdvcmsYDiABKAsyEi5jb21tb24udjIuTmV0d29ya0gCiAEBEiIKBGRpc2sYDyABKAsyDy5jb21tb24udjIuRGlza0gDiAEBEiQKBWJ1aWxkGBAgASgLMhAuY29tbW9uLnYyLkJ1aWxkSASIAQESHAoUc2NoZWR1bGVyX2NsdXN0ZXJfaWQYESABKAQSFgoOZGlzYWJsZV9zaGFyZWQYEiABKAgSEgoKcHJveHlfcG9ydBgTIAEoBRIMCgRuYW1lGBQgASgJQgYKBF9jcHVCCQoHX21lbW9yeUIKCghfbmV0d29ya0IHCgVfZGlza0IICgZfYnVpbGQixwEKA0NQVRIVCg1sb2dpY2FsX2NvdW50GAEgASgNEhYKDnBoeXNpY2FsX2NvdW50GAIgASgNEg8KB3BlcmNlbnQYAyABKAESFwoPcHJvY2Vzc19wZXJjZW50GAQgASgBEicKBXRpbWVzGAUgASgLMhMuY29tbW9uLnYyLkNQVVRpbWVzSACIAQESKQoGY2dyb3VwGAYgASgLMhQuY29tbW9uLnYyLkNncm91cENQVUgBiAEBQggKBl90aW1lc0IJCgdfY2dyb3VwIkAKCUNncm91cENQVRIOCgZwZXJpb2QYASABKAQSDQoFcXVvdGEYAiABKAMSFAoMdXNlZF9wZXJjZW50GAMgASgBIqQBCghDUFVUaW1lcxIMCgR1c2VyGAEgASgBEg4KBnN5c3RlbRgCIAEoARIMCgRpZGxlGAMgASgBEgwKBG5pY2UYBCABKAESDgoGaW93YWl0GAUgASgBEgsKA2lycRgGIAEoARIPCgdzb2Z0aXJxGAcgASgBEg0KBXN0ZWFsGAggASgBEg0KBWd1ZXN0GAkgASgBEhIKCmd1ZXN0X25pY2UYCiABKAEiswEKBk1lbW9yeRINCgV0b3RhbBgBIAEoBBIRCglhdmFpbGFibGUYAiABKAQSDAoEdXNlZBgDIAEoBBIUCgx1c2VkX3BlcmNlbnQYBCABKAESHAoUcHJvY2Vzc191c2VkX3BlcmNlbnQYBSABKAESDAoEZnJlZRgGIAEoBBIsCgZjZ3JvdXAYByABKAsyFy5jb21tb24udjIuQ2dyb3VwTWVtb3J5SACIAQFCCQoHX2Nncm91cCJCCgxDZ3JvdXBNZW1vcnkSDQoFbGltaXQYASABKAMSDQoFdXNhZ2UYAiABKAQSFAoMdXNlZF9wZXJjZW50GAMgASgBIvICCgdOZXR3b3JrEhwKFHRjcF9jb25uZWN0aW9uX2NvdW50GAEgASgNEiMKG3VwbG9hZF90Y3BfY29ubmVjdGlvbl9jb3VudBgCIAEoDRIVCghsb2NhdGlvbhgDIAEoCUgAiAEBEhAKA2lkYxgEIAEoCUgBiAEBEhgKEG1heF9yeF9iYW5kd2lkdGgYCSABKAQSGQoMcnhfYmFuZHdpZHRoGAogASgESAKIAQESGAoQbWF4X3R4X2JhbmR3aWR0aBgLIAEoBBIZCgx0eF9iYW5kd2lkdGgYDCABKARIA4gBAUILCglfbG9jYXRpb25CBgoEX2lkY0IPCg1fcnhfYmFuZHdpZHRoQg8KDV90eF9iYW5kd2lkdGhKBAgFEAZKBAgGEAdKBAgHEAhKBAgIEAlSDWRvd25sb2FkX3JhdGVSE2Rvd25sb2FkX3JhdGVfbGltaXRSC3VwbG9hZF9yYXRlUhF1cGxvYWRfcmF0ZV9saW1pdCKMAgoERGlzaxINCgV0b3RhbBgBIAEoBBIMCgRmcmVlGAIgASgEEgwKBHVzZWQYAyABKAQSFAoMdXNlZF9wZXJjZW50GAQgASgBEhQKDGlub2Rlc190b3RhbBgFIAEoBBITCgtpbm9kZXNfdXNlZBgGIAEoBBITCgtpbm9kZXNfZnJlZRgHIAEoBBIbChNpbm9kZXNfdXNlZF9wZXJjZW50GAggASgBEhYKDnJlYWRfYmFuZHdpZHRoGAkgASgEEhcKD3dyaXRlX2JhbmR3aWR0aBgKIAEoBBIqCgZjZ3JvdXAYCyABKAsyFS5jb21tb24udjIuQ2dyb3VwRGlza0gAiAEBQgkKB19jZ3JvdXAiPQoKQ2dyb3VwRGlzaxIWCg5yZWFkX2JhbmR3aWR0aBgBIAEoBBIXCg93cml0ZV9iYW5kd2lkdGgYAiABKAQivAEKBUJ1aWxkEhMKC2dpdF92ZXJzaW9uGAEgASgJEhcKCmdpdF9jb21taXQYAiABKAlIAIgBARIXCgpnb192ZXJzaW9uGAMgASgJSAGIAQESGQoMcnVzdF92ZXJzaW9uGAQgASgJSAKIAQESFQoIcGxhdGZvcm0YBSABKAlIA4gBAUINCgtfZ2l0X2NvbW1pdEINCgtfZ29fdmVyc2lvbkIPCg1fcnVzdF92ZXJzaW9uQgsKCV9wbGF0Zm9ybSpDCglTaXplU2NvcGUSCgoGTk9STUFMEAASCQoFU01BTEwQARIICgRUSU5ZEAISCQoFRU1QVFkQAxIKCgZVTktOT1cQBCpJCghUYXNrVHlwZRIMCghTVEFOREFSRBAAEg4KClBFUlNJU1RFTlQQARIUChBQRVJTSVNURU5UX0NBQ0hFEAISCQoFQ0FDSEUQAypCCgtUcmFmZmljVHlwZRISCg5CQUNLX1RPX1NPVVJDRRAAEg8KC1JFTU9URV9QRUVSEAESDgoKTE9DQUxfUEVFUhACKl4KCFByaW9yaXR5EgoKBkxFVkVMMBAAEgoKBkxFVkVMMRABEgoKBkxFVkVMMhACEgoKBkxFVkVMMxADEgoKBkxFVkVMNBAEEgoKBkxFVkVMNRAFEgoKBkxFVkVMNhAGYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * A task as a scheduler knows it.
@@ -795,6 +795,555 @@ export type Piece = Message<"common.v2.Piece"> & {
  */
 export const PieceSchema: GenMessage<Piece> = /*@__PURE__*/
   messageDesc(file_common_v2_common, 9);
+
+/**
+ * Host of a peer, with its load.
+ *
+ * @generated from message common.v2.Host
+ */
+export type Host = Message<"common.v2.Host"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * 0 normal, 1 to 3 seed peer (super, strong, weak).
+   *
+   * @generated from field: uint32 type = 2;
+   */
+  type: number;
+
+  /**
+   * @generated from field: string hostname = 3;
+   */
+  hostname: string;
+
+  /**
+   * @generated from field: string ip = 4;
+   */
+  ip: string;
+
+  /**
+   * Of the Dragonfly API.
+   *
+   * @generated from field: int32 port = 5;
+   */
+  port: number;
+
+  /**
+   * Of the API for downloads on the host itself.
+   *
+   * @generated from field: int32 download_port = 6;
+   */
+  downloadPort: number;
+
+  /**
+   * @generated from field: string os = 7;
+   */
+  os: string;
+
+  /**
+   * @generated from field: string platform = 8;
+   */
+  platform: string;
+
+  /**
+   * @generated from field: string platform_family = 9;
+   */
+  platformFamily: string;
+
+  /**
+   * @generated from field: string platform_version = 10;
+   */
+  platformVersion: string;
+
+  /**
+   * @generated from field: string kernel_version = 11;
+   */
+  kernelVersion: string;
+
+  /**
+   * @generated from field: optional common.v2.CPU cpu = 12;
+   */
+  cpu?: CPU | undefined;
+
+  /**
+   * @generated from field: optional common.v2.Memory memory = 13;
+   */
+  memory?: Memory | undefined;
+
+  /**
+   * @generated from field: optional common.v2.Network network = 14;
+   */
+  network?: Network | undefined;
+
+  /**
+   * @generated from field: optional common.v2.Disk disk = 15;
+   */
+  disk?: Disk | undefined;
+
+  /**
+   * @generated from field: optional common.v2.Build build = 16;
+   */
+  build?: Build | undefined;
+
+  /**
+   * @generated from field: uint64 scheduler_cluster_id = 17;
+   */
+  schedulerClusterId: bigint;
+
+  /**
+   * The host serves no peers.
+   *
+   * @generated from field: bool disable_shared = 18;
+   */
+  disableShared: boolean;
+
+  /**
+   * @generated from field: int32 proxy_port = 19;
+   */
+  proxyPort: number;
+
+  /**
+   * @generated from field: string name = 20;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message common.v2.Host.
+ * Use `create(HostSchema)` to create a new message.
+ */
+export const HostSchema: GenMessage<Host> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 10);
+
+/**
+ * @generated from message common.v2.CPU
+ */
+export type CPU = Message<"common.v2.CPU"> & {
+  /**
+   * @generated from field: uint32 logical_count = 1;
+   */
+  logicalCount: number;
+
+  /**
+   * @generated from field: uint32 physical_count = 2;
+   */
+  physicalCount: number;
+
+  /**
+   * Percent of all cores, of the whole host.
+   *
+   * @generated from field: double percent = 3;
+   */
+  percent: number;
+
+  /**
+   * Percent of all cores, of the peer's process.
+   *
+   * @generated from field: double process_percent = 4;
+   */
+  processPercent: number;
+
+  /**
+   * @generated from field: optional common.v2.CPUTimes times = 5;
+   */
+  times?: CPUTimes | undefined;
+
+  /**
+   * @generated from field: optional common.v2.CgroupCPU cgroup = 6;
+   */
+  cgroup?: CgroupCPU | undefined;
+};
+
+/**
+ * Describes the message common.v2.CPU.
+ * Use `create(CPUSchema)` to create a new message.
+ */
+export const CPUSchema: GenMessage<CPU> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 11);
+
+/**
+ * Limit of a control group.
+ *
+ * @generated from message common.v2.CgroupCPU
+ */
+export type CgroupCPU = Message<"common.v2.CgroupCPU"> & {
+  /**
+   * Microseconds.
+   *
+   * @generated from field: uint64 period = 1;
+   */
+  period: bigint;
+
+  /**
+   * Microseconds a period.
+   *
+   * @generated from field: int64 quota = 2;
+   */
+  quota: bigint;
+
+  /**
+   * Percent of the limit.
+   *
+   * @generated from field: double used_percent = 3;
+   */
+  usedPercent: number;
+};
+
+/**
+ * Describes the message common.v2.CgroupCPU.
+ * Use `create(CgroupCPUSchema)` to create a new message.
+ */
+export const CgroupCPUSchema: GenMessage<CgroupCPU> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 12);
+
+/**
+ * Seconds since the start of the host.
+ *
+ * @generated from message common.v2.CPUTimes
+ */
+export type CPUTimes = Message<"common.v2.CPUTimes"> & {
+  /**
+   * @generated from field: double user = 1;
+   */
+  user: number;
+
+  /**
+   * @generated from field: double system = 2;
+   */
+  system: number;
+
+  /**
+   * @generated from field: double idle = 3;
+   */
+  idle: number;
+
+  /**
+   * @generated from field: double nice = 4;
+   */
+  nice: number;
+
+  /**
+   * @generated from field: double iowait = 5;
+   */
+  iowait: number;
+
+  /**
+   * @generated from field: double irq = 6;
+   */
+  irq: number;
+
+  /**
+   * @generated from field: double softirq = 7;
+   */
+  softirq: number;
+
+  /**
+   * @generated from field: double steal = 8;
+   */
+  steal: number;
+
+  /**
+   * @generated from field: double guest = 9;
+   */
+  guest: number;
+
+  /**
+   * @generated from field: double guest_nice = 10;
+   */
+  guestNice: number;
+};
+
+/**
+ * Describes the message common.v2.CPUTimes.
+ * Use `create(CPUTimesSchema)` to create a new message.
+ */
+export const CPUTimesSchema: GenMessage<CPUTimes> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 13);
+
+/**
+ * Bytes, if nothing else is said.
+ *
+ * @generated from message common.v2.Memory
+ */
+export type Memory = Message<"common.v2.Memory"> & {
+  /**
+   * @generated from field: uint64 total = 1;
+   */
+  total: bigint;
+
+  /**
+   * @generated from field: uint64 available = 2;
+   */
+  available: bigint;
+
+  /**
+   * @generated from field: uint64 used = 3;
+   */
+  used: bigint;
+
+  /**
+   * Percent of the total.
+   *
+   * @generated from field: double used_percent = 4;
+   */
+  usedPercent: number;
+
+  /**
+   * Percent of the total, of the peer's process.
+   *
+   * @generated from field: double process_used_percent = 5;
+   */
+  processUsedPercent: number;
+
+  /**
+   * @generated from field: uint64 free = 6;
+   */
+  free: bigint;
+
+  /**
+   * @generated from field: optional common.v2.CgroupMemory cgroup = 7;
+   */
+  cgroup?: CgroupMemory | undefined;
+};
+
+/**
+ * Describes the message common.v2.Memory.
+ * Use `create(MemorySchema)` to create a new message.
+ */
+export const MemorySchema: GenMessage<Memory> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 14);
+
+/**
+ * Limit of a control group, and its use.
+ *
+ * @generated from message common.v2.CgroupMemory
+ */
+export type CgroupMemory = Message<"common.v2.CgroupMemory"> & {
+  /**
+   * Bytes.
+   *
+   * @generated from field: int64 limit = 1;
+   */
+  limit: bigint;
+
+  /**
+   * Bytes.
+   *
+   * @generated from field: uint64 usage = 2;
+   */
+  usage: bigint;
+
+  /**
+   * Percent of the limit.
+   *
+   * @generated from field: double used_percent = 3;
+   */
+  usedPercent: number;
+};
+
+/**
+ * Describes the message common.v2.CgroupMemory.
+ * Use `create(CgroupMemorySchema)` to create a new message.
+ */
+export const CgroupMemorySchema: GenMessage<CgroupMemory> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 15);
+
+/**
+ * Load of the network interface. Bandwidths are bits per second.
+ *
+ * @generated from message common.v2.Network
+ */
+export type Network = Message<"common.v2.Network"> & {
+  /**
+   * @generated from field: uint32 tcp_connection_count = 1;
+   */
+  tcpConnectionCount: number;
+
+  /**
+   * @generated from field: uint32 upload_tcp_connection_count = 2;
+   */
+  uploadTcpConnectionCount: number;
+
+  /**
+   * @generated from field: optional string location = 3;
+   */
+  location?: string | undefined;
+
+  /**
+   * @generated from field: optional string idc = 4;
+   */
+  idc?: string | undefined;
+
+  /**
+   * 0: not known.
+   *
+   * @generated from field: uint64 max_rx_bandwidth = 9;
+   */
+  maxRxBandwidth: bigint;
+
+  /**
+   * @generated from field: optional uint64 rx_bandwidth = 10;
+   */
+  rxBandwidth?: bigint | undefined;
+
+  /**
+   * 0: not known.
+   *
+   * @generated from field: uint64 max_tx_bandwidth = 11;
+   */
+  maxTxBandwidth: bigint;
+
+  /**
+   * @generated from field: optional uint64 tx_bandwidth = 12;
+   */
+  txBandwidth?: bigint | undefined;
+};
+
+/**
+ * Describes the message common.v2.Network.
+ * Use `create(NetworkSchema)` to create a new message.
+ */
+export const NetworkSchema: GenMessage<Network> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 16);
+
+/**
+ * Disk of the peer's storage. Bytes, if nothing else is said.
+ *
+ * @generated from message common.v2.Disk
+ */
+export type Disk = Message<"common.v2.Disk"> & {
+  /**
+   * @generated from field: uint64 total = 1;
+   */
+  total: bigint;
+
+  /**
+   * @generated from field: uint64 free = 2;
+   */
+  free: bigint;
+
+  /**
+   * @generated from field: uint64 used = 3;
+   */
+  used: bigint;
+
+  /**
+   * @generated from field: double used_percent = 4;
+   */
+  usedPercent: number;
+
+  /**
+   * @generated from field: uint64 inodes_total = 5;
+   */
+  inodesTotal: bigint;
+
+  /**
+   * @generated from field: uint64 inodes_used = 6;
+   */
+  inodesUsed: bigint;
+
+  /**
+   * @generated from field: uint64 inodes_free = 7;
+   */
+  inodesFree: bigint;
+
+  /**
+   * @generated from field: double inodes_used_percent = 8;
+   */
+  inodesUsedPercent: number;
+
+  /**
+   * Bytes per second.
+   *
+   * @generated from field: uint64 read_bandwidth = 9;
+   */
+  readBandwidth: bigint;
+
+  /**
+   * Bytes per second.
+   *
+   * @generated from field: uint64 write_bandwidth = 10;
+   */
+  writeBandwidth: bigint;
+
+  /**
+   * @generated from field: optional common.v2.CgroupDisk cgroup = 11;
+   */
+  cgroup?: CgroupDisk | undefined;
+};
+
+/**
+ * Describes the message common.v2.Disk.
+ * Use `create(DiskSchema)` to create a new message.
+ */
+export const DiskSchema: GenMessage<Disk> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 17);
+
+/**
+ * Throughput of a control group, bytes per second.
+ *
+ * @generated from message common.v2.CgroupDisk
+ */
+export type CgroupDisk = Message<"common.v2.CgroupDisk"> & {
+  /**
+   * @generated from field: uint64 read_bandwidth = 1;
+   */
+  readBandwidth: bigint;
+
+  /**
+   * @generated from field: uint64 write_bandwidth = 2;
+   */
+  writeBandwidth: bigint;
+};
+
+/**
+ * Describes the message common.v2.CgroupDisk.
+ * Use `create(CgroupDiskSchema)` to create a new message.
+ */
+export const CgroupDiskSchema: GenMessage<CgroupDisk> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 18);
+
+/**
+ * Version of the peer's program.
+ *
+ * @generated from message common.v2.Build
+ */
+export type Build = Message<"common.v2.Build"> & {
+  /**
+   * @generated from field: string git_version = 1;
+   */
+  gitVersion: string;
+
+  /**
+   * @generated from field: optional string git_commit = 2;
+   */
+  gitCommit?: string | undefined;
+
+  /**
+   * @generated from field: optional string go_version = 3;
+   */
+  goVersion?: string | undefined;
+
+  /**
+   * @generated from field: optional string rust_version = 4;
+   */
+  rustVersion?: string | undefined;
+
+  /**
+   * @generated from field: optional string platform = 5;
+   */
+  platform?: string | undefined;
+};
+
+/**
+ * Describes the message common.v2.Build.
+ * Use `create(BuildSchema)` to create a new message.
+ */
+export const BuildSchema: GenMessage<Build> = /*@__PURE__*/
+  messageDesc(file_common_v2_common, 19);
 
 /**
  * How large a task is.

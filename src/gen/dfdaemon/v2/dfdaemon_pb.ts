@@ -9,7 +9,7 @@
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Download, ObjectStorage, PersistentCacheTaskSchema, PersistentTaskSchema, Piece, Range, TaskSchema } from "../../common/v2/common_pb.ts";
+import type { Download, HostSchema, ObjectStorage, PersistentCacheTaskSchema, PersistentTaskSchema, Piece, Range, TaskSchema } from "../../common/v2/common_pb.ts";
 import { file_common_v2_common } from "../../common/v2/common_pb.ts";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
@@ -19,7 +19,33 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file dfdaemon/v2/dfdaemon.proto.
  */
 export const file_dfdaemon_v2_dfdaemon: GenFile = /*@__PURE__*/
-  fileDesc("ChpkZmRhZW1vbi92Mi9kZmRhZW1vbi5wcm90bxILZGZkYWVtb24udjIiPAoTRG93bmxvYWRUYXNrUmVxdWVzdBIlCghkb3dubG9hZBgBIAEoCzITLmNvbW1vbi52Mi5Eb3dubG9hZCKqAgobRG93bmxvYWRUYXNrU3RhcnRlZFJlc3BvbnNlEhYKDmNvbnRlbnRfbGVuZ3RoGAEgASgEEiQKBXJhbmdlGAIgASgLMhAuY29tbW9uLnYyLlJhbmdlSACIAQESVQoPcmVzcG9uc2VfaGVhZGVyGAMgAygLMjwuZGZkYWVtb24udjIuRG93bmxvYWRUYXNrU3RhcnRlZFJlc3BvbnNlLlJlc3BvbnNlSGVhZGVyRW50cnkSIAoGcGllY2VzGAQgAygLMhAuY29tbW9uLnYyLlBpZWNlEhMKC2lzX2ZpbmlzaGVkGAUgASgIGjUKE1Jlc3BvbnNlSGVhZGVyRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIICgZfcmFuZ2UiQAodRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2USHwoFcGllY2UYASABKAsyEC5jb21tb24udjIuUGllY2UigQIKFERvd25sb2FkVGFza1Jlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIPCgdwZWVyX2lkGAMgASgJElIKHmRvd25sb2FkX3Rhc2tfc3RhcnRlZF9yZXNwb25zZRgEIAEoCzIoLmRmZGFlbW9uLnYyLkRvd25sb2FkVGFza1N0YXJ0ZWRSZXNwb25zZUgAElYKIGRvd25sb2FkX3BpZWNlX2ZpbmlzaGVkX3Jlc3BvbnNlGAUgASgLMiouZGZkYWVtb24udjIuRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2VIAEIKCghyZXNwb25zZSJaCg9TdGF0VGFza1JlcXVlc3QSDwoHdGFza19pZBgBIAEoCRIWCglyZW1vdGVfaXAYAiABKAlIAIgBAUIMCgpfcmVtb3RlX2lwSgQIAxAEUgpsb2NhbF9vbmx5Ik0KFFN0YXRMb2NhbFRhc2tSZXF1ZXN0Eg8KB3Rhc2tfaWQYASABKAkSFgoJcmVtb3RlX2lwGAIgASgJSACIAQFCDAoKX3JlbW90ZV9pcCLvBAoVU3RhdExvY2FsVGFza1Jlc3BvbnNlEg8KB3Rhc2tfaWQYASABKAkSGQoMcGllY2VfbGVuZ3RoGAIgASgESACIAQESGwoOY29udGVudF9sZW5ndGgYAyABKARIAYgBARJPCg9yZXNwb25zZV9oZWFkZXIYBCADKAsyNi5kZmRhZW1vbi52Mi5TdGF0TG9jYWxUYXNrUmVzcG9uc2UuUmVzcG9uc2VIZWFkZXJFbnRyeRIXCg91cGxvYWRpbmdfY291bnQYBSABKAQSFgoOdXBsb2FkZWRfY291bnQYBiABKAQSLgoKY3JlYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNgoNcHJlZmV0Y2hlZF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIAogBARIyCglmYWlsZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAOIAQESNAoLZmluaXNoZWRfYXQYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSASIAQEaNQoTUmVzcG9uc2VIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQg8KDV9waWVjZV9sZW5ndGhCEQoPX2NvbnRlbnRfbGVuZ3RoQhAKDl9wcmVmZXRjaGVkX2F0QgwKCl9mYWlsZWRfYXRCDgoMX2ZpbmlzaGVkX2F0IlcKEVN5bmNQaWVjZXNSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIgChhpbnRlcmVzdGVkX3BpZWNlX251bWJlcnMYAyADKA0imgEKElN5bmNQaWVjZXNSZXNwb25zZRIOCgZudW1iZXIYASABKA0SDgoGb2Zmc2V0GAIgASgEEg4KBmxlbmd0aBgDIAEoBBIKCgJpcBgEIAEoCRIVCgh0Y3BfcG9ydBgFIAEoBUgAiAEBEhYKCXF1aWNfcG9ydBgGIAEoBUgBiAEBQgsKCV90Y3BfcG9ydEIMCgpfcXVpY19wb3J0ImEKG1N5bmNQZXJzaXN0ZW50UGllY2VzUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSIAoYaW50ZXJlc3RlZF9waWVjZV9udW1iZXJzGAMgAygNIqQBChxTeW5jUGVyc2lzdGVudFBpZWNlc1Jlc3BvbnNlEg4KBm51bWJlchgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDgoGbGVuZ3RoGAMgASgEEgoKAmlwGAQgASgJEhUKCHRjcF9wb3J0GAUgASgFSACIAQESFgoJcXVpY19wb3J0GAYgASgFSAGIAQFCCwoJX3RjcF9wb3J0QgwKCl9xdWljX3BvcnQiZgogU3luY1BlcnNpc3RlbnRDYWNoZVBpZWNlc1JlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEiAKGGludGVyZXN0ZWRfcGllY2VfbnVtYmVycxgDIAMoDSKpAQohU3luY1BlcnNpc3RlbnRDYWNoZVBpZWNlc1Jlc3BvbnNlEg4KBm51bWJlchgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDgoGbGVuZ3RoGAMgASgEEgoKAmlwGAQgASgJEhUKCHRjcF9wb3J0GAUgASgFSACIAQESFgoJcXVpY19wb3J0GAYgASgFSAGIAQFCCwoJX3RjcF9wb3J0QgwKCl9xdWljX3BvcnQiYgoWU3luY0NhY2hlUGllY2VzUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSJgoeaW50ZXJlc3RlZF9jYWNoZV9waWVjZV9udW1iZXJzGAMgAygNIkkKF1N5bmNDYWNoZVBpZWNlc1Jlc3BvbnNlEg4KBm51bWJlchgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDgoGbGVuZ3RoGAMgASgEIucCCh1Eb3dubG9hZFBlcnNpc3RlbnRUYXNrUmVxdWVzdBILCgN1cmwYASABKAkSMAoOb2JqZWN0X3N0b3JhZ2UYAiABKAsyGC5jb21tb24udjIuT2JqZWN0U3RvcmFnZRISCgpwZXJzaXN0ZW50GAMgASgIEhgKC291dHB1dF9wYXRoGAQgASgJSACIAQESLwoHdGltZW91dBgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgBiAEBEhoKEm5lZWRfcGllY2VfY29udGVudBgGIAEoCBIXCg9mb3JjZV9oYXJkX2xpbmsYByABKAgSEwoGZGlnZXN0GAggASgJSAKIAQESFgoJcmVtb3RlX2lwGAkgASgJSAOIAQESEQoJb3ZlcndyaXRlGAogASgIQg4KDF9vdXRwdXRfcGF0aEIKCghfdGltZW91dEIJCgdfZGlnZXN0QgwKCl9yZW1vdGVfaXAiPwolRG93bmxvYWRQZXJzaXN0ZW50VGFza1N0YXJ0ZWRSZXNwb25zZRIWCg5jb250ZW50X2xlbmd0aBgBIAEoBCKgAgoeRG93bmxvYWRQZXJzaXN0ZW50VGFza1Jlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIPCgdwZWVyX2lkGAMgASgJEmcKKWRvd25sb2FkX3BlcnNpc3RlbnRfdGFza19zdGFydGVkX3Jlc3BvbnNlGAQgASgLMjIuZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50VGFza1N0YXJ0ZWRSZXNwb25zZUgAElYKIGRvd25sb2FkX3BpZWNlX2ZpbmlzaGVkX3Jlc3BvbnNlGAUgASgLMiouZGZkYWVtb24udjIuRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2VIAEIKCghyZXNwb25zZSKCAwoiRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVxdWVzdBIPCgd0YXNrX2lkGAEgASgJEhIKCnBlcnNpc3RlbnQYAiABKAgSEAoDdGFnGAMgASgJSACIAQESGAoLYXBwbGljYXRpb24YBCABKAlIAYgBARIYCgtvdXRwdXRfcGF0aBgFIAEoCUgCiAEBEi8KB3RpbWVvdXQYBiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IA4gBARIaChJuZWVkX3BpZWNlX2NvbnRlbnQYByABKAgSFwoPZm9yY2VfaGFyZF9saW5rGAggASgIEhMKBmRpZ2VzdBgJIAEoCUgEiAEBEhYKCXJlbW90ZV9pcBgKIAEoCUgFiAEBEhEKCW92ZXJ3cml0ZRgLIAEoCEIGCgRfdGFnQg4KDF9hcHBsaWNhdGlvbkIOCgxfb3V0cHV0X3BhdGhCCgoIX3RpbWVvdXRCCQoHX2RpZ2VzdEIMCgpfcmVtb3RlX2lwIkQKKkRvd25sb2FkUGVyc2lzdGVudENhY2hlVGFza1N0YXJ0ZWRSZXNwb25zZRIWCg5jb250ZW50X2xlbmd0aBgBIAEoBCKwAgojRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVzcG9uc2USDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEg8KB3BlZXJfaWQYAyABKAkScgovZG93bmxvYWRfcGVyc2lzdGVudF9jYWNoZV90YXNrX3N0YXJ0ZWRfcmVzcG9uc2UYBCABKAsyNy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRDYWNoZVRhc2tTdGFydGVkUmVzcG9uc2VIABJWCiBkb3dubG9hZF9waWVjZV9maW5pc2hlZF9yZXNwb25zZRgFIAEoCzIqLmRmZGFlbW9uLnYyLkRvd25sb2FkUGllY2VGaW5pc2hlZFJlc3BvbnNlSABCCgoIcmVzcG9uc2UiUgoZU3RhdFBlcnNpc3RlbnRUYXNrUmVxdWVzdBIPCgd0YXNrX2lkGAEgASgJEhYKCXJlbW90ZV9pcBgCIAEoCUgAiAEBQgwKCl9yZW1vdGVfaXAiVwoeU3RhdFBlcnNpc3RlbnRDYWNoZVRhc2tSZXF1ZXN0Eg8KB3Rhc2tfaWQYASABKAkSFgoJcmVtb3RlX2lwGAIgASgJSACIAQFCDAoKX3JlbW90ZV9pcCJOChREb3dubG9hZFBpZWNlUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFAoMcGllY2VfbnVtYmVyGAMgASgNIlgKFURvd25sb2FkUGllY2VSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZRITCgZkaWdlc3QYAiABKAlIAIgBAUIJCgdfZGlnZXN0IlMKGURvd25sb2FkQ2FjaGVQaWVjZVJlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEhQKDHBpZWNlX251bWJlchgDIAEoDSJdChpEb3dubG9hZENhY2hlUGllY2VSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZRITCgZkaWdlc3QYAiABKAlIAIgBAUIJCgdfZGlnZXN0IlgKHkRvd25sb2FkUGVyc2lzdGVudFBpZWNlUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFAoMcGllY2VfbnVtYmVyGAMgASgNImIKH0Rvd25sb2FkUGVyc2lzdGVudFBpZWNlUmVzcG9uc2USHwoFcGllY2UYASABKAsyEC5jb21tb24udjIuUGllY2USEwoGZGlnZXN0GAIgASgJSACIAQFCCQoHX2RpZ2VzdCJdCiNEb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFAoMcGllY2VfbnVtYmVyGAMgASgNImcKJERvd25sb2FkUGVyc2lzdGVudENhY2hlUGllY2VSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZRITCgZkaWdlc3QYAiABKAlIAIgBAUIJCgdfZGlnZXN0Mo4MCg5EZmRhZW1vblVwbG9hZBJVCgxEb3dubG9hZFRhc2sSIC5kZmRhZW1vbi52Mi5Eb3dubG9hZFRhc2tSZXF1ZXN0GiEuZGZkYWVtb24udjIuRG93bmxvYWRUYXNrUmVzcG9uc2UwARI5CghTdGF0VGFzaxIcLmRmZGFlbW9uLnYyLlN0YXRUYXNrUmVxdWVzdBoPLmNvbW1vbi52Mi5UYXNrElYKDVN0YXRMb2NhbFRhc2sSIS5kZmRhZW1vbi52Mi5TdGF0TG9jYWxUYXNrUmVxdWVzdBoiLmRmZGFlbW9uLnYyLlN0YXRMb2NhbFRhc2tSZXNwb25zZRJPCgpTeW5jUGllY2VzEh4uZGZkYWVtb24udjIuU3luY1BpZWNlc1JlcXVlc3QaHy5kZmRhZW1vbi52Mi5TeW5jUGllY2VzUmVzcG9uc2UwARJtChRTeW5jUGVyc2lzdGVudFBpZWNlcxIoLmRmZGFlbW9uLnYyLlN5bmNQZXJzaXN0ZW50UGllY2VzUmVxdWVzdBopLmRmZGFlbW9uLnYyLlN5bmNQZXJzaXN0ZW50UGllY2VzUmVzcG9uc2UwARJ8ChlTeW5jUGVyc2lzdGVudENhY2hlUGllY2VzEi0uZGZkYWVtb24udjIuU3luY1BlcnNpc3RlbnRDYWNoZVBpZWNlc1JlcXVlc3QaLi5kZmRhZW1vbi52Mi5TeW5jUGVyc2lzdGVudENhY2hlUGllY2VzUmVzcG9uc2UwARJeCg9TeW5jQ2FjaGVQaWVjZXMSIy5kZmRhZW1vbi52Mi5TeW5jQ2FjaGVQaWVjZXNSZXF1ZXN0GiQuZGZkYWVtb24udjIuU3luY0NhY2hlUGllY2VzUmVzcG9uc2UwARJzChZEb3dubG9hZFBlcnNpc3RlbnRUYXNrEiouZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50VGFza1JlcXVlc3QaKy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRUYXNrUmVzcG9uc2UwARKCAQobRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrEi8uZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVxdWVzdBowLmRmZGFlbW9uLnYyLkRvd25sb2FkUGVyc2lzdGVudENhY2hlVGFza1Jlc3BvbnNlMAESVwoSU3RhdFBlcnNpc3RlbnRUYXNrEiYuZGZkYWVtb24udjIuU3RhdFBlcnNpc3RlbnRUYXNrUmVxdWVzdBoZLmNvbW1vbi52Mi5QZXJzaXN0ZW50VGFzaxJmChdTdGF0UGVyc2lzdGVudENhY2hlVGFzaxIrLmRmZGFlbW9uLnYyLlN0YXRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVxdWVzdBoeLmNvbW1vbi52Mi5QZXJzaXN0ZW50Q2FjaGVUYXNrElYKDURvd25sb2FkUGllY2USIS5kZmRhZW1vbi52Mi5Eb3dubG9hZFBpZWNlUmVxdWVzdBoiLmRmZGFlbW9uLnYyLkRvd25sb2FkUGllY2VSZXNwb25zZRJlChJEb3dubG9hZENhY2hlUGllY2USJi5kZmRhZW1vbi52Mi5Eb3dubG9hZENhY2hlUGllY2VSZXF1ZXN0GicuZGZkYWVtb24udjIuRG93bmxvYWRDYWNoZVBpZWNlUmVzcG9uc2USdAoXRG93bmxvYWRQZXJzaXN0ZW50UGllY2USKy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRQaWVjZVJlcXVlc3QaLC5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRQaWVjZVJlc3BvbnNlEoMBChxEb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlEjAuZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVQaWVjZVJlcXVlc3QaMS5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlUmVzcG9uc2ViBnByb3RvMw", [file_common_v2_common, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChpkZmRhZW1vbi92Mi9kZmRhZW1vbi5wcm90bxILZGZkYWVtb24udjIiMwoPU3luY0hvc3RSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHcGVlcl9pZBgCIAEoCSI8ChNEb3dubG9hZFRhc2tSZXF1ZXN0EiUKCGRvd25sb2FkGAEgASgLMhMuY29tbW9uLnYyLkRvd25sb2FkIqoCChtEb3dubG9hZFRhc2tTdGFydGVkUmVzcG9uc2USFgoOY29udGVudF9sZW5ndGgYASABKAQSJAoFcmFuZ2UYAiABKAsyEC5jb21tb24udjIuUmFuZ2VIAIgBARJVCg9yZXNwb25zZV9oZWFkZXIYAyADKAsyPC5kZmRhZW1vbi52Mi5Eb3dubG9hZFRhc2tTdGFydGVkUmVzcG9uc2UuUmVzcG9uc2VIZWFkZXJFbnRyeRIgCgZwaWVjZXMYBCADKAsyEC5jb21tb24udjIuUGllY2USEwoLaXNfZmluaXNoZWQYBSABKAgaNQoTUmVzcG9uc2VIZWFkZXJFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQggKBl9yYW5nZSJACh1Eb3dubG9hZFBpZWNlRmluaXNoZWRSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZSKBAgoURG93bmxvYWRUYXNrUmVzcG9uc2USDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEg8KB3BlZXJfaWQYAyABKAkSUgoeZG93bmxvYWRfdGFza19zdGFydGVkX3Jlc3BvbnNlGAQgASgLMiguZGZkYWVtb24udjIuRG93bmxvYWRUYXNrU3RhcnRlZFJlc3BvbnNlSAASVgogZG93bmxvYWRfcGllY2VfZmluaXNoZWRfcmVzcG9uc2UYBSABKAsyKi5kZmRhZW1vbi52Mi5Eb3dubG9hZFBpZWNlRmluaXNoZWRSZXNwb25zZUgAQgoKCHJlc3BvbnNlIloKD1N0YXRUYXNrUmVxdWVzdBIPCgd0YXNrX2lkGAEgASgJEhYKCXJlbW90ZV9pcBgCIAEoCUgAiAEBQgwKCl9yZW1vdGVfaXBKBAgDEARSCmxvY2FsX29ubHkiTQoUU3RhdExvY2FsVGFza1JlcXVlc3QSDwoHdGFza19pZBgBIAEoCRIWCglyZW1vdGVfaXAYAiABKAlIAIgBAUIMCgpfcmVtb3RlX2lwIu8EChVTdGF0TG9jYWxUYXNrUmVzcG9uc2USDwoHdGFza19pZBgBIAEoCRIZCgxwaWVjZV9sZW5ndGgYAiABKARIAIgBARIbCg5jb250ZW50X2xlbmd0aBgDIAEoBEgBiAEBEk8KD3Jlc3BvbnNlX2hlYWRlchgEIAMoCzI2LmRmZGFlbW9uLnYyLlN0YXRMb2NhbFRhc2tSZXNwb25zZS5SZXNwb25zZUhlYWRlckVudHJ5EhcKD3VwbG9hZGluZ19jb3VudBgFIAEoBBIWCg51cGxvYWRlZF9jb3VudBgGIAEoBBIuCgpjcmVhdGVkX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgp1cGRhdGVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI2Cg1wcmVmZXRjaGVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgCiAEBEjIKCWZhaWxlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIA4gBARI0CgtmaW5pc2hlZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIBIgBARo1ChNSZXNwb25zZUhlYWRlckVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCDwoNX3BpZWNlX2xlbmd0aEIRCg9fY29udGVudF9sZW5ndGhCEAoOX3ByZWZldGNoZWRfYXRCDAoKX2ZhaWxlZF9hdEIOCgxfZmluaXNoZWRfYXQiVwoRU3luY1BpZWNlc1JlcXVlc3QSDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEiAKGGludGVyZXN0ZWRfcGllY2VfbnVtYmVycxgDIAMoDSKaAQoSU3luY1BpZWNlc1Jlc3BvbnNlEg4KBm51bWJlchgBIAEoDRIOCgZvZmZzZXQYAiABKAQSDgoGbGVuZ3RoGAMgASgEEgoKAmlwGAQgASgJEhUKCHRjcF9wb3J0GAUgASgFSACIAQESFgoJcXVpY19wb3J0GAYgASgFSAGIAQFCCwoJX3RjcF9wb3J0QgwKCl9xdWljX3BvcnQiYQobU3luY1BlcnNpc3RlbnRQaWVjZXNSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIgChhpbnRlcmVzdGVkX3BpZWNlX251bWJlcnMYAyADKA0ipAEKHFN5bmNQZXJzaXN0ZW50UGllY2VzUmVzcG9uc2USDgoGbnVtYmVyGAEgASgNEg4KBm9mZnNldBgCIAEoBBIOCgZsZW5ndGgYAyABKAQSCgoCaXAYBCABKAkSFQoIdGNwX3BvcnQYBSABKAVIAIgBARIWCglxdWljX3BvcnQYBiABKAVIAYgBAUILCglfdGNwX3BvcnRCDAoKX3F1aWNfcG9ydCJmCiBTeW5jUGVyc2lzdGVudENhY2hlUGllY2VzUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSIAoYaW50ZXJlc3RlZF9waWVjZV9udW1iZXJzGAMgAygNIqkBCiFTeW5jUGVyc2lzdGVudENhY2hlUGllY2VzUmVzcG9uc2USDgoGbnVtYmVyGAEgASgNEg4KBm9mZnNldBgCIAEoBBIOCgZsZW5ndGgYAyABKAQSCgoCaXAYBCABKAkSFQoIdGNwX3BvcnQYBSABKAVIAIgBARIWCglxdWljX3BvcnQYBiABKAVIAYgBAUILCglfdGNwX3BvcnRCDAoKX3F1aWNfcG9ydCJiChZTeW5jQ2FjaGVQaWVjZXNSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRImCh5pbnRlcmVzdGVkX2NhY2hlX3BpZWNlX251bWJlcnMYAyADKA0iSQoXU3luY0NhY2hlUGllY2VzUmVzcG9uc2USDgoGbnVtYmVyGAEgASgNEg4KBm9mZnNldBgCIAEoBBIOCgZsZW5ndGgYAyABKAQi5wIKHURvd25sb2FkUGVyc2lzdGVudFRhc2tSZXF1ZXN0EgsKA3VybBgBIAEoCRIwCg5vYmplY3Rfc3RvcmFnZRgCIAEoCzIYLmNvbW1vbi52Mi5PYmplY3RTdG9yYWdlEhIKCnBlcnNpc3RlbnQYAyABKAgSGAoLb3V0cHV0X3BhdGgYBCABKAlIAIgBARIvCgd0aW1lb3V0GAUgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAGIAQESGgoSbmVlZF9waWVjZV9jb250ZW50GAYgASgIEhcKD2ZvcmNlX2hhcmRfbGluaxgHIAEoCBITCgZkaWdlc3QYCCABKAlIAogBARIWCglyZW1vdGVfaXAYCSABKAlIA4gBARIRCglvdmVyd3JpdGUYCiABKAhCDgoMX291dHB1dF9wYXRoQgoKCF90aW1lb3V0QgkKB19kaWdlc3RCDAoKX3JlbW90ZV9pcCI/CiVEb3dubG9hZFBlcnNpc3RlbnRUYXNrU3RhcnRlZFJlc3BvbnNlEhYKDmNvbnRlbnRfbGVuZ3RoGAEgASgEIqACCh5Eb3dubG9hZFBlcnNpc3RlbnRUYXNrUmVzcG9uc2USDwoHaG9zdF9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEg8KB3BlZXJfaWQYAyABKAkSZwopZG93bmxvYWRfcGVyc2lzdGVudF90YXNrX3N0YXJ0ZWRfcmVzcG9uc2UYBCABKAsyMi5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRUYXNrU3RhcnRlZFJlc3BvbnNlSAASVgogZG93bmxvYWRfcGllY2VfZmluaXNoZWRfcmVzcG9uc2UYBSABKAsyKi5kZmRhZW1vbi52Mi5Eb3dubG9hZFBpZWNlRmluaXNoZWRSZXNwb25zZUgAQgoKCHJlc3BvbnNlIoIDCiJEb3dubG9hZFBlcnNpc3RlbnRDYWNoZVRhc2tSZXF1ZXN0Eg8KB3Rhc2tfaWQYASABKAkSEgoKcGVyc2lzdGVudBgCIAEoCBIQCgN0YWcYAyABKAlIAIgBARIYCgthcHBsaWNhdGlvbhgEIAEoCUgBiAEBEhgKC291dHB1dF9wYXRoGAUgASgJSAKIAQESLwoHdGltZW91dBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgDiAEBEhoKEm5lZWRfcGllY2VfY29udGVudBgHIAEoCBIXCg9mb3JjZV9oYXJkX2xpbmsYCCABKAgSEwoGZGlnZXN0GAkgASgJSASIAQESFgoJcmVtb3RlX2lwGAogASgJSAWIAQESEQoJb3ZlcndyaXRlGAsgASgIQgYKBF90YWdCDgoMX2FwcGxpY2F0aW9uQg4KDF9vdXRwdXRfcGF0aEIKCghfdGltZW91dEIJCgdfZGlnZXN0QgwKCl9yZW1vdGVfaXAiRAoqRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrU3RhcnRlZFJlc3BvbnNlEhYKDmNvbnRlbnRfbGVuZ3RoGAEgASgEIrACCiNEb3dubG9hZFBlcnNpc3RlbnRDYWNoZVRhc2tSZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSDwoHcGVlcl9pZBgDIAEoCRJyCi9kb3dubG9hZF9wZXJzaXN0ZW50X2NhY2hlX3Rhc2tfc3RhcnRlZF9yZXNwb25zZRgEIAEoCzI3LmRmZGFlbW9uLnYyLkRvd25sb2FkUGVyc2lzdGVudENhY2hlVGFza1N0YXJ0ZWRSZXNwb25zZUgAElYKIGRvd25sb2FkX3BpZWNlX2ZpbmlzaGVkX3Jlc3BvbnNlGAUgASgLMiouZGZkYWVtb24udjIuRG93bmxvYWRQaWVjZUZpbmlzaGVkUmVzcG9uc2VIAEIKCghyZXNwb25zZSJSChlTdGF0UGVyc2lzdGVudFRhc2tSZXF1ZXN0Eg8KB3Rhc2tfaWQYASABKAkSFgoJcmVtb3RlX2lwGAIgASgJSACIAQFCDAoKX3JlbW90ZV9pcCJXCh5TdGF0UGVyc2lzdGVudENhY2hlVGFza1JlcXVlc3QSDwoHdGFza19pZBgBIAEoCRIWCglyZW1vdGVfaXAYAiABKAlIAIgBAUIMCgpfcmVtb3RlX2lwIk4KFERvd25sb2FkUGllY2VSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIUCgxwaWVjZV9udW1iZXIYAyABKA0iWAoVRG93bmxvYWRQaWVjZVJlc3BvbnNlEh8KBXBpZWNlGAEgASgLMhAuY29tbW9uLnYyLlBpZWNlEhMKBmRpZ2VzdBgCIAEoCUgAiAEBQgkKB19kaWdlc3QiUwoZRG93bmxvYWRDYWNoZVBpZWNlUmVxdWVzdBIPCgdob3N0X2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFAoMcGllY2VfbnVtYmVyGAMgASgNIl0KGkRvd25sb2FkQ2FjaGVQaWVjZVJlc3BvbnNlEh8KBXBpZWNlGAEgASgLMhAuY29tbW9uLnYyLlBpZWNlEhMKBmRpZ2VzdBgCIAEoCUgAiAEBQgkKB19kaWdlc3QiWAoeRG93bmxvYWRQZXJzaXN0ZW50UGllY2VSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIUCgxwaWVjZV9udW1iZXIYAyABKA0iYgofRG93bmxvYWRQZXJzaXN0ZW50UGllY2VSZXNwb25zZRIfCgVwaWVjZRgBIAEoCzIQLmNvbW1vbi52Mi5QaWVjZRITCgZkaWdlc3QYAiABKAlIAIgBAUIJCgdfZGlnZXN0Il0KI0Rvd25sb2FkUGVyc2lzdGVudENhY2hlUGllY2VSZXF1ZXN0Eg8KB2hvc3RfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIUCgxwaWVjZV9udW1iZXIYAyABKA0iZwokRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVQaWVjZVJlc3BvbnNlEh8KBXBpZWNlGAEgASgLMhAuY29tbW9uLnYyLlBpZWNlEhMKBmRpZ2VzdBgCIAEoCUgAiAEBQgkKB19kaWdlc3QyywwKDkRmZGFlbW9uVXBsb2FkElUKDERvd25sb2FkVGFzaxIgLmRmZGFlbW9uLnYyLkRvd25sb2FkVGFza1JlcXVlc3QaIS5kZmRhZW1vbi52Mi5Eb3dubG9hZFRhc2tSZXNwb25zZTABEjkKCFN0YXRUYXNrEhwuZGZkYWVtb24udjIuU3RhdFRhc2tSZXF1ZXN0Gg8uY29tbW9uLnYyLlRhc2sSVgoNU3RhdExvY2FsVGFzaxIhLmRmZGFlbW9uLnYyLlN0YXRMb2NhbFRhc2tSZXF1ZXN0GiIuZGZkYWVtb24udjIuU3RhdExvY2FsVGFza1Jlc3BvbnNlEk8KClN5bmNQaWVjZXMSHi5kZmRhZW1vbi52Mi5TeW5jUGllY2VzUmVxdWVzdBofLmRmZGFlbW9uLnYyLlN5bmNQaWVjZXNSZXNwb25zZTABEm0KFFN5bmNQZXJzaXN0ZW50UGllY2VzEiguZGZkYWVtb24udjIuU3luY1BlcnNpc3RlbnRQaWVjZXNSZXF1ZXN0GikuZGZkYWVtb24udjIuU3luY1BlcnNpc3RlbnRQaWVjZXNSZXNwb25zZTABEnwKGVN5bmNQZXJzaXN0ZW50Q2FjaGVQaWVjZXMSLS5kZmRhZW1vbi52Mi5TeW5jUGVyc2lzdGVudENhY2hlUGllY2VzUmVxdWVzdBouLmRmZGFlbW9uLnYyLlN5bmNQZXJzaXN0ZW50Q2FjaGVQaWVjZXNSZXNwb25zZTABEl4KD1N5bmNDYWNoZVBpZWNlcxIjLmRmZGFlbW9uLnYyLlN5bmNDYWNoZVBpZWNlc1JlcXVlc3QaJC5kZmRhZW1vbi52Mi5TeW5jQ2FjaGVQaWVjZXNSZXNwb25zZTABEjsKCFN5bmNIb3N0EhwuZGZkYWVtb24udjIuU3luY0hvc3RSZXF1ZXN0Gg8uY29tbW9uLnYyLkhvc3QwARJzChZEb3dubG9hZFBlcnNpc3RlbnRUYXNrEiouZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50VGFza1JlcXVlc3QaKy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRUYXNrUmVzcG9uc2UwARKCAQobRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrEi8uZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVxdWVzdBowLmRmZGFlbW9uLnYyLkRvd25sb2FkUGVyc2lzdGVudENhY2hlVGFza1Jlc3BvbnNlMAESVwoSU3RhdFBlcnNpc3RlbnRUYXNrEiYuZGZkYWVtb24udjIuU3RhdFBlcnNpc3RlbnRUYXNrUmVxdWVzdBoZLmNvbW1vbi52Mi5QZXJzaXN0ZW50VGFzaxJmChdTdGF0UGVyc2lzdGVudENhY2hlVGFzaxIrLmRmZGFlbW9uLnYyLlN0YXRQZXJzaXN0ZW50Q2FjaGVUYXNrUmVxdWVzdBoeLmNvbW1vbi52Mi5QZXJzaXN0ZW50Q2FjaGVUYXNrElYKDURvd25sb2FkUGllY2USIS5kZmRhZW1vbi52Mi5Eb3dubG9hZFBpZWNlUmVxdWVzdBoiLmRmZGFlbW9uLnYyLkRvd25sb2FkUGllY2VSZXNwb25zZRJlChJEb3dubG9hZENhY2hlUGllY2USJi5kZmRhZW1vbi52Mi5Eb3dubG9hZENhY2hlUGllY2VSZXF1ZXN0GicuZGZkYWVtb24udjIuRG93bmxvYWRDYWNoZVBpZWNlUmVzcG9uc2USdAoXRG93bmxvYWRQZXJzaXN0ZW50UGllY2USKy5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRQaWVjZVJlcXVlc3QaLC5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRQaWVjZVJlc3BvbnNlEoMBChxEb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlEjAuZGZkYWVtb24udjIuRG93bmxvYWRQZXJzaXN0ZW50Q2FjaGVQaWVjZVJlcXVlc3QaMS5kZmRhZW1vbi52Mi5Eb3dubG9hZFBlcnNpc3RlbnRDYWNoZVBpZWNlUmVzcG9uc2ViBnByb3RvMw", [file_common_v2_common, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+
+/**
+ * @generated from message dfdaemon.v2.SyncHostRequest
+ */
+export type SyncHostRequest = Message<"dfdaemon.v2.SyncHostRequest"> & {
+  /**
+   * Host that asks.
+   *
+   * @generated from field: string host_id = 1;
+   */
+  hostId: string;
+
+  /**
+   * Peer that asks.
+   *
+   * @generated from field: string peer_id = 2;
+   */
+  peerId: string;
+};
+
+/**
+ * Describes the message dfdaemon.v2.SyncHostRequest.
+ * Use `create(SyncHostRequestSchema)` to create a new message.
+ */
+export const SyncHostRequestSchema: GenMessage<SyncHostRequest> = /*@__PURE__*/
+  messageDesc(file_dfdaemon_v2_dfdaemon, 0);
 
 /**
  * @generated from message dfdaemon.v2.DownloadTaskRequest
@@ -36,7 +62,7 @@ export type DownloadTaskRequest = Message<"dfdaemon.v2.DownloadTaskRequest"> & {
  * Use `create(DownloadTaskRequestSchema)` to create a new message.
  */
 export const DownloadTaskRequestSchema: GenMessage<DownloadTaskRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 0);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 1);
 
 /**
  * The first answer of DownloadTask.
@@ -85,7 +111,7 @@ export type DownloadTaskStartedResponse = Message<"dfdaemon.v2.DownloadTaskStart
  * Use `create(DownloadTaskStartedResponseSchema)` to create a new message.
  */
 export const DownloadTaskStartedResponseSchema: GenMessage<DownloadTaskStartedResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 1);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 2);
 
 /**
  * An answer of DownloadTask: one more piece is there.
@@ -106,7 +132,7 @@ export type DownloadPieceFinishedResponse = Message<"dfdaemon.v2.DownloadPieceFi
  * Use `create(DownloadPieceFinishedResponseSchema)` to create a new message.
  */
 export const DownloadPieceFinishedResponseSchema: GenMessage<DownloadPieceFinishedResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 2);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 3);
 
 /**
  * @generated from message dfdaemon.v2.DownloadTaskResponse
@@ -154,7 +180,7 @@ export type DownloadTaskResponse = Message<"dfdaemon.v2.DownloadTaskResponse"> &
  * Use `create(DownloadTaskResponseSchema)` to create a new message.
  */
 export const DownloadTaskResponseSchema: GenMessage<DownloadTaskResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 3);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 4);
 
 /**
  * @generated from message dfdaemon.v2.StatTaskRequest
@@ -178,7 +204,7 @@ export type StatTaskRequest = Message<"dfdaemon.v2.StatTaskRequest"> & {
  * Use `create(StatTaskRequestSchema)` to create a new message.
  */
 export const StatTaskRequestSchema: GenMessage<StatTaskRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 4);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 5);
 
 /**
  * @generated from message dfdaemon.v2.StatLocalTaskRequest
@@ -202,7 +228,7 @@ export type StatLocalTaskRequest = Message<"dfdaemon.v2.StatLocalTaskRequest"> &
  * Use `create(StatLocalTaskRequestSchema)` to create a new message.
  */
 export const StatLocalTaskRequestSchema: GenMessage<StatLocalTaskRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 5);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 6);
 
 /**
  * @generated from message dfdaemon.v2.StatLocalTaskResponse
@@ -283,7 +309,7 @@ export type StatLocalTaskResponse = Message<"dfdaemon.v2.StatLocalTaskResponse">
  * Use `create(StatLocalTaskResponseSchema)` to create a new message.
  */
 export const StatLocalTaskResponseSchema: GenMessage<StatLocalTaskResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 6);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 7);
 
 /**
  * @generated from message dfdaemon.v2.SyncPiecesRequest
@@ -314,7 +340,7 @@ export type SyncPiecesRequest = Message<"dfdaemon.v2.SyncPiecesRequest"> & {
  * Use `create(SyncPiecesRequestSchema)` to create a new message.
  */
 export const SyncPiecesRequestSchema: GenMessage<SyncPiecesRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 7);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 8);
 
 /**
  * @generated from message dfdaemon.v2.SyncPiecesResponse
@@ -368,7 +394,7 @@ export type SyncPiecesResponse = Message<"dfdaemon.v2.SyncPiecesResponse"> & {
  * Use `create(SyncPiecesResponseSchema)` to create a new message.
  */
 export const SyncPiecesResponseSchema: GenMessage<SyncPiecesResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 8);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 9);
 
 /**
  * @generated from message dfdaemon.v2.SyncPersistentPiecesRequest
@@ -395,7 +421,7 @@ export type SyncPersistentPiecesRequest = Message<"dfdaemon.v2.SyncPersistentPie
  * Use `create(SyncPersistentPiecesRequestSchema)` to create a new message.
  */
 export const SyncPersistentPiecesRequestSchema: GenMessage<SyncPersistentPiecesRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 9);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 10);
 
 /**
  * @generated from message dfdaemon.v2.SyncPersistentPiecesResponse
@@ -437,7 +463,7 @@ export type SyncPersistentPiecesResponse = Message<"dfdaemon.v2.SyncPersistentPi
  * Use `create(SyncPersistentPiecesResponseSchema)` to create a new message.
  */
 export const SyncPersistentPiecesResponseSchema: GenMessage<SyncPersistentPiecesResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 10);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 11);
 
 /**
  * @generated from message dfdaemon.v2.SyncPersistentCachePiecesRequest
@@ -464,7 +490,7 @@ export type SyncPersistentCachePiecesRequest = Message<"dfdaemon.v2.SyncPersiste
  * Use `create(SyncPersistentCachePiecesRequestSchema)` to create a new message.
  */
 export const SyncPersistentCachePiecesRequestSchema: GenMessage<SyncPersistentCachePiecesRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 11);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 12);
 
 /**
  * @generated from message dfdaemon.v2.SyncPersistentCachePiecesResponse
@@ -506,7 +532,7 @@ export type SyncPersistentCachePiecesResponse = Message<"dfdaemon.v2.SyncPersist
  * Use `create(SyncPersistentCachePiecesResponseSchema)` to create a new message.
  */
 export const SyncPersistentCachePiecesResponseSchema: GenMessage<SyncPersistentCachePiecesResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 12);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 13);
 
 /**
  * @generated from message dfdaemon.v2.SyncCachePiecesRequest
@@ -533,7 +559,7 @@ export type SyncCachePiecesRequest = Message<"dfdaemon.v2.SyncCachePiecesRequest
  * Use `create(SyncCachePiecesRequestSchema)` to create a new message.
  */
 export const SyncCachePiecesRequestSchema: GenMessage<SyncCachePiecesRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 13);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 14);
 
 /**
  * @generated from message dfdaemon.v2.SyncCachePiecesResponse
@@ -560,7 +586,7 @@ export type SyncCachePiecesResponse = Message<"dfdaemon.v2.SyncCachePiecesRespon
  * Use `create(SyncCachePiecesResponseSchema)` to create a new message.
  */
 export const SyncCachePiecesResponseSchema: GenMessage<SyncCachePiecesResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 14);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 15);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentTaskRequest
@@ -638,7 +664,7 @@ export type DownloadPersistentTaskRequest = Message<"dfdaemon.v2.DownloadPersist
  * Use `create(DownloadPersistentTaskRequestSchema)` to create a new message.
  */
 export const DownloadPersistentTaskRequestSchema: GenMessage<DownloadPersistentTaskRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 15);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 16);
 
 /**
  * The first answer of DownloadPersistentTask.
@@ -659,7 +685,7 @@ export type DownloadPersistentTaskStartedResponse = Message<"dfdaemon.v2.Downloa
  * Use `create(DownloadPersistentTaskStartedResponseSchema)` to create a new message.
  */
 export const DownloadPersistentTaskStartedResponseSchema: GenMessage<DownloadPersistentTaskStartedResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 16);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 17);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentTaskResponse
@@ -707,7 +733,7 @@ export type DownloadPersistentTaskResponse = Message<"dfdaemon.v2.DownloadPersis
  * Use `create(DownloadPersistentTaskResponseSchema)` to create a new message.
  */
 export const DownloadPersistentTaskResponseSchema: GenMessage<DownloadPersistentTaskResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 17);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 18);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentCacheTaskRequest
@@ -792,7 +818,7 @@ export type DownloadPersistentCacheTaskRequest = Message<"dfdaemon.v2.DownloadPe
  * Use `create(DownloadPersistentCacheTaskRequestSchema)` to create a new message.
  */
 export const DownloadPersistentCacheTaskRequestSchema: GenMessage<DownloadPersistentCacheTaskRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 18);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 19);
 
 /**
  * The first answer of DownloadPersistentCacheTask.
@@ -813,7 +839,7 @@ export type DownloadPersistentCacheTaskStartedResponse = Message<"dfdaemon.v2.Do
  * Use `create(DownloadPersistentCacheTaskStartedResponseSchema)` to create a new message.
  */
 export const DownloadPersistentCacheTaskStartedResponseSchema: GenMessage<DownloadPersistentCacheTaskStartedResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 19);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 20);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentCacheTaskResponse
@@ -861,7 +887,7 @@ export type DownloadPersistentCacheTaskResponse = Message<"dfdaemon.v2.DownloadP
  * Use `create(DownloadPersistentCacheTaskResponseSchema)` to create a new message.
  */
 export const DownloadPersistentCacheTaskResponseSchema: GenMessage<DownloadPersistentCacheTaskResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 20);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 21);
 
 /**
  * @generated from message dfdaemon.v2.StatPersistentTaskRequest
@@ -885,7 +911,7 @@ export type StatPersistentTaskRequest = Message<"dfdaemon.v2.StatPersistentTaskR
  * Use `create(StatPersistentTaskRequestSchema)` to create a new message.
  */
 export const StatPersistentTaskRequestSchema: GenMessage<StatPersistentTaskRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 21);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 22);
 
 /**
  * @generated from message dfdaemon.v2.StatPersistentCacheTaskRequest
@@ -909,7 +935,7 @@ export type StatPersistentCacheTaskRequest = Message<"dfdaemon.v2.StatPersistent
  * Use `create(StatPersistentCacheTaskRequestSchema)` to create a new message.
  */
 export const StatPersistentCacheTaskRequestSchema: GenMessage<StatPersistentCacheTaskRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 22);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 23);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPieceRequest
@@ -940,7 +966,7 @@ export type DownloadPieceRequest = Message<"dfdaemon.v2.DownloadPieceRequest"> &
  * Use `create(DownloadPieceRequestSchema)` to create a new message.
  */
 export const DownloadPieceRequestSchema: GenMessage<DownloadPieceRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 23);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 24);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPieceResponse
@@ -967,7 +993,7 @@ export type DownloadPieceResponse = Message<"dfdaemon.v2.DownloadPieceResponse">
  * Use `create(DownloadPieceResponseSchema)` to create a new message.
  */
 export const DownloadPieceResponseSchema: GenMessage<DownloadPieceResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 24);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 25);
 
 /**
  * @generated from message dfdaemon.v2.DownloadCachePieceRequest
@@ -994,7 +1020,7 @@ export type DownloadCachePieceRequest = Message<"dfdaemon.v2.DownloadCachePieceR
  * Use `create(DownloadCachePieceRequestSchema)` to create a new message.
  */
 export const DownloadCachePieceRequestSchema: GenMessage<DownloadCachePieceRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 25);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 26);
 
 /**
  * @generated from message dfdaemon.v2.DownloadCachePieceResponse
@@ -1016,7 +1042,7 @@ export type DownloadCachePieceResponse = Message<"dfdaemon.v2.DownloadCachePiece
  * Use `create(DownloadCachePieceResponseSchema)` to create a new message.
  */
 export const DownloadCachePieceResponseSchema: GenMessage<DownloadCachePieceResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 26);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 27);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentPieceRequest
@@ -1043,7 +1069,7 @@ export type DownloadPersistentPieceRequest = Message<"dfdaemon.v2.DownloadPersis
  * Use `create(DownloadPersistentPieceRequestSchema)` to create a new message.
  */
 export const DownloadPersistentPieceRequestSchema: GenMessage<DownloadPersistentPieceRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 27);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 28);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentPieceResponse
@@ -1065,7 +1091,7 @@ export type DownloadPersistentPieceResponse = Message<"dfdaemon.v2.DownloadPersi
  * Use `create(DownloadPersistentPieceResponseSchema)` to create a new message.
  */
 export const DownloadPersistentPieceResponseSchema: GenMessage<DownloadPersistentPieceResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 28);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 29);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentCachePieceRequest
@@ -1092,7 +1118,7 @@ export type DownloadPersistentCachePieceRequest = Message<"dfdaemon.v2.DownloadP
  * Use `create(DownloadPersistentCachePieceRequestSchema)` to create a new message.
  */
 export const DownloadPersistentCachePieceRequestSchema: GenMessage<DownloadPersistentCachePieceRequest> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 29);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 30);
 
 /**
  * @generated from message dfdaemon.v2.DownloadPersistentCachePieceResponse
@@ -1114,7 +1140,7 @@ export type DownloadPersistentCachePieceResponse = Message<"dfdaemon.v2.Download
  * Use `create(DownloadPersistentCachePieceResponseSchema)` to create a new message.
  */
 export const DownloadPersistentCachePieceResponseSchema: GenMessage<DownloadPersistentCachePieceResponse> = /*@__PURE__*/
-  messageDesc(file_dfdaemon_v2_dfdaemon, 30);
+  messageDesc(file_dfdaemon_v2_dfdaemon, 31);
 
 /**
  * What a peer serves to other peers; port 4000 of stock peers (`upload.server.port`).
@@ -1191,6 +1217,16 @@ export const DfdaemonUpload: GenService<{
     methodKind: "server_streaming";
     input: typeof SyncCachePiecesRequestSchema;
     output: typeof SyncCachePiecesResponseSchema;
+  },
+  /**
+   * Load of the peer's host, about once a second, for as long as the caller reads.
+   *
+   * @generated from rpc dfdaemon.v2.DfdaemonUpload.SyncHost
+   */
+  syncHost: {
+    methodKind: "server_streaming";
+    input: typeof SyncHostRequestSchema;
+    output: typeof HostSchema;
   },
   /**
    * DownloadTask for tasks of type PERSISTENT, named by their place in an object store.
