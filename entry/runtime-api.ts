@@ -1,4 +1,5 @@
 import { fileSink } from "../adapters/files/sink.ts";
+import { closeOnSignals } from "../adapters/shared/close-on-signals.ts";
 import type { QuicBinding } from "../adapters/shared/fallback.ts";
 import { loadTls } from "../adapters/shared/load-tls.ts";
 import { nativeHashers } from "../adapters/shared/native-hashers.ts";
@@ -94,6 +95,7 @@ export function runtimeApi(quic: QuicBinding, warn: (line: string) => void = war
       );
       return grpcServer(local, store, settings, { ...(tls && { tls }), serving });
     },
+    closeOnSignals,
   };
   return {
     createDownloader: downloaderFactory(bindings),

@@ -26,14 +26,16 @@ export const pieceKinds: readonly PieceKind[] = [
  * Metadata of a piece, as in a Vortex packet. 64-bit fields are of type bigint, because a number
  * cannot represent all values above 2^53. Source: `tlv/piece_content.rs` in version 0.1.5 of the
  * Rust crate for the Vortex protocol.
+ *
+ * @typeParam Input further types of the 64-bit fields. A store may supply `number | bigint`
  */
-export interface PieceMetadata {
+export interface PieceMetadata<Input extends number | bigint = never> {
   /** Number of the piece within the task, starting at 0; an unsigned 32-bit integer. */
   readonly number: number;
   /** Position of the first byte of the piece in the content of the task. */
-  readonly offset: bigint;
+  readonly offset: bigint | Input;
   /** Length of the piece's content, in bytes. */
-  readonly length: bigint;
+  readonly length: bigint | Input;
   /**
    * Digest of the piece's content in the form `algorithm:encoded`. For `crc32`, the encoded value
    * is a decimal number; for `sha256` and `sha512`, hex digits.
@@ -47,9 +49,9 @@ export interface PieceMetadata {
    */
   readonly trafficType: number;
   /** Time that the sender of this metadata needed to get the piece, in whole seconds. */
-  readonly costSeconds: bigint;
+  readonly costSeconds: bigint | Input;
   /** Time at which the sender of this metadata got the piece, in Unix seconds. */
-  readonly createdAtSeconds: bigint;
+  readonly createdAtSeconds: bigint | Input;
 }
 
 const pieceFieldChecks: Checks<Parameters<typeof pieceMetadata>[0]> = {

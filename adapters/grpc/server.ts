@@ -11,6 +11,7 @@ import {
 import type { Socket } from "node:net";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { SecureContextOptions } from "node:tls";
+import { type Checks, fields, integer, requireOptions, text } from "../../src/arguments.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { Timer } from "../../src/runtime.ts";
 import {
@@ -25,7 +26,11 @@ import { dispatch, type GrpcDispatcher, grpcDispatcher } from "../../src/server/
 import type { ProtocolServer } from "../../src/server/storage-server.ts";
 import type { PieceStore } from "../../src/store/store.ts";
 import { type Address, formatAddress, unmapped } from "../../src/transport/address.ts";
-import type { TlsIdentity, TlsServerOptions } from "../../src/transport/tls.ts";
+import {
+  type TlsIdentity,
+  type TlsServerOptions,
+  tlsServerChecks,
+} from "../../src/transport/tls.ts";
 import type { ListenerCounters } from "../../src/transport/transport.ts";
 import { keepAccepting } from "../shared/accepting.ts";
 import { Guard } from "../shared/guard.ts";
@@ -87,25 +92,27 @@ export interface GrpcServerOptions {
 /**
  * Starts a server of the Dragonfly gRPC API that serves the pieces of `store`. Rejects with
  * `AddressInUse` if the server cannot listen on `local`. Rejects with `Unreachable` if the host
- * name in `local` does not resolve. Rejects with `InvalidArgument` if a certificate or key in `tls`
- * is invalid.
+ * name in `local` does not resolve. Rejects with `InvalidArgument` if an option is unknown or
+ * invalid, such as a certificate or key in `tls`.
  */
 export async function grpcServer(
   local: Address,
   store: PieceStore,
   settings: ServerSettings,
-  { tls, serving }: GrpcServerOptions = {},
+  options: GrpcServerOptions = {},
 ): Promise<GrpcServer> {
+  requireOptions("grpcServer", options, grpcServerChecks);
+  const { tls, serving } = options;
   const secure = tls && { identity: await serverIdentity(tls), clientCa: tls.clientCa };
-  const options = {
+  const http2 = {
     settings: { maxConcurrentStreams: settings.maxStreams },
     maxSessionMemory: Math.max(64, settings.maxStreams * SESSION_MIB_PER_STREAM),
   };
   const server =
     secure === undefined
-      ? createServer(options)
+      ? createServer(http2)
       : createSecureServer({
-          ...options,
+          ...http2,
           ...secureContext(secure.identity, secure.clientCa),
           requestCert: secure.clientCa !== undefined,
           rejectUnauthorized: secure.clientCa !== undefined,
@@ -122,6 +129,18 @@ export async function grpcServer(
   });
   return new GrpcServer(server, local, methods, settings, { draining, secure });
 }
+
+const advertisedChecks: Checks<AdvertisedHost> = {
+  tcpPort: integer(0, 65535),
+  quicPort: integer(0, 65535),
+  advertisedIp: text,
+  hostname: text,
+};
+
+const grpcServerChecks: Checks<GrpcServerOptions> = {
+  tls: fields(tlsServerChecks),
+  serving: fields(advertisedChecks),
+};
 
 /** Parts of a {@link GrpcServer} with a default. */
 export interface GrpcServerParts {

@@ -9,7 +9,9 @@ import { noise } from "./content.ts";
 const STALL_MS = 2_500;
 
 /** Faults of the pieces of {@link faulty}. */
-const faults: readonly ((piece: StoredPiece) => StoredPiece)[] = [
+type SuppliedPiece = StoredPiece<number | bigint>;
+
+const faults: readonly ((piece: SuppliedPiece) => SuppliedPiece)[] = [
   (piece) => piece,
   // One wrong byte.
   (piece) =>
@@ -44,7 +46,7 @@ const faults: readonly ((piece: StoredPiece) => StoredPiece)[] = [
   // Another piece, another digest, a length beyond all limits.
   (piece) => ({ ...piece, metadata: { ...piece.metadata, number: piece.metadata.number + 1 } }),
   (piece) => ({ ...piece, metadata: { ...piece.metadata, digest: "crc32:1" } }),
-  (piece) => ({ ...piece, metadata: { ...piece.metadata, length: 2n ** 63n } }),
+  (piece) => ({ ...piece, metadata: { ...piece.metadata, length: Number.MAX_SAFE_INTEGER } }),
 ];
 
 /** Wraps a store so that its pieces have a random fault. */
@@ -146,6 +148,6 @@ export function pick<T>(choices: readonly T[], random: () => number): T {
   return choice;
 }
 
-function reading(piece: StoredPiece, read: StoredPiece["read"]): StoredPiece {
+function reading(piece: SuppliedPiece, read: SuppliedPiece["read"]): SuppliedPiece {
   return { ...piece, read };
 }

@@ -70,6 +70,16 @@ export interface StorageServerOptions extends ServerOptions {
    * `vortex-peer`.
    */
   readonly hostname?: string | undefined;
+  /**
+   * True to close the server at SIGINT and SIGTERM, and then to let the signal take its default
+   * effect. Without a close, children of a QUIC server wait for its idle timeout, about a minute.
+   * Default false: a handler in a library keeps the signal from ending the program, so the program
+   * calls {@link StorageServer.close} itself.
+   *
+   * A second signal does not wait for the close. Where the program has handlers for the signal,
+   * they decide about the end of the process. `Unavailable` where the runtime has no signals.
+   */
+  readonly closeOnSignals?: boolean | undefined;
 }
 
 /** Server of one protocol (QUIC, TCP or gRPC); a {@link StorageServer} consists of up to three. */
@@ -123,6 +133,11 @@ export interface ServerBindings {
     tls: TlsServerOptions | undefined,
     serving: AdvertisedHost,
   ): Promise<ProtocolServer>;
+  /**
+   * Calls `close` at SIGINT and SIGTERM, then lets the signal take its default effect. Returns a
+   * function that unsubscribes. Absent if the runtime has no signals.
+   */
+  closeOnSignals?(close: () => Promise<void>): () => void;
 }
 
 /** Operations on server certificates that need functions of the runtime. */
@@ -204,6 +219,9 @@ export async function startStorageServer(
       "protocols to serve: expected quic, tcp or grpc with a port, got none",
     );
   }
+  const { closeOnSignals } = bindings;
+  if (options.closeOnSignals && closeOnSignals === undefined)
+    throw new VortexError("Unavailable", "closeOnSignals: this runtime has no signals");
   const started: ProtocolServer[] = [];
   const addresses: { quic?: Address; tcp?: Address; grpc?: Address } = {};
   let identity: TlsIdentity | undefined;
@@ -248,12 +266,16 @@ export async function startStorageServer(
     await Promise.all(started.map((server) => server.close({ grace: 0 })));
     throw error;
   }
-  return new ServerGroup(addresses, started, tls, bindings.identities, identity);
+  const group = new ServerGroup(addresses, started, tls, bindings.identities, identity);
+  if (options.closeOnSignals) group.unsubscribe = closeOnSignals?.(() => group.close());
+  return group;
 }
 
 /** {@link StorageServer} that consists of one server per protocol. */
 class ServerGroup implements StorageServer {
   readonly addresses: { readonly quic?: Address; readonly tcp?: Address; readonly grpc?: Address };
+  /** Ends the subscription to signals. Undefined if there is none. */
+  unsubscribe: (() => void) | undefined;
   readonly #servers: readonly ProtocolServer[];
   readonly #tls: TlsServerOptions;
   readonly #identities: IdentityBinding;
@@ -336,6 +358,7 @@ class ServerGroup implements StorageServer {
 
   async close(options: { readonly grace?: number | undefined } = {}): Promise<void> {
     await Promise.all(this.#servers.map((server) => server.close(options)));
+    this.unsubscribe?.();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -381,4 +404,5 @@ const storageServerChecks: Checks<StorageServerOptions> = {
   tls: fields(tlsServerChecks),
   advertisedIp: text,
   hostname: text,
+  closeOnSignals: flag,
 };

@@ -3,7 +3,8 @@ import { PacketDecoder } from "../protocol/decoder.ts";
 import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
 import type { Flow } from "../rate-limiter.ts";
 import type { Clock, Runtime } from "../runtime.ts";
-import type { PieceStore } from "../store/store.ts";
+import { type CheckedStore, checkedStore } from "../store/checked-store.ts";
+import type { PieceStore, StoredPiece } from "../store/store.ts";
 import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
 import type { TlsIdentity } from "../transport/tls.ts";
@@ -22,9 +23,9 @@ import {
 } from "./admission/connection-slots.ts";
 import { rateLimited } from "./admission/rate-limited.ts";
 import {
+  listenSettings,
   type ServerOptions,
   type ServerSettings,
-  serverSettings,
   withTimeout,
 } from "./admission/upload.ts";
 import { exactContent } from "./exact.ts";
@@ -32,7 +33,7 @@ import { exactContent } from "./exact.ts";
 /** Serves the pieces of a store over the Vortex protocol, to the connections of one listener. */
 export class VortexServer {
   readonly #listener: Listener;
-  readonly #store: PieceStore;
+  readonly #store: CheckedStore;
   readonly #settings: ServerSettings;
   readonly #slots: ConnectionSlots;
   /**
@@ -57,7 +58,7 @@ export class VortexServer {
    */
   constructor(listener: Listener, store: PieceStore, settings: ServerSettings) {
     this.#listener = listener;
-    this.#store = store;
+    this.#store = checkedStore(store);
     this.#settings = settings;
     this.#slots = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
     this.#track(this.#acceptConnections());
@@ -80,7 +81,7 @@ export class VortexServer {
     runtime: Runtime,
     options: ServerOptions | ServerSettings = {},
   ): Promise<T> {
-    const settings = "runtime" in options ? options : serverSettings(options, runtime);
+    const settings = listenSettings("listen", options, runtime);
     const listener = await transport.listen(local, {
       maxConnections: settings.maxConnections + EXTRA_CONNECTIONS,
       maxStreams: settings.maxStreams,
@@ -232,7 +233,7 @@ export class VortexServer {
   ): Promise<OperationResult> {
     const { stallTimeout, limiter, pendingWrites, runtime } = this.#settings;
     const requestEnded = expectEnd(stream);
-    let piece: Awaited<ReturnType<PieceStore["getPiece"]>>;
+    let piece: StoredPiece | undefined;
     try {
       piece = await this.#store.getPiece(request, { signal });
     } catch (error) {

@@ -294,7 +294,10 @@ it(
         "content-type": "application/grpc",
         "grpc-timeout": "10S",
       });
-      const closed = once(stream, "close");
+      // The session is destroyed below.
+      stream.on("error", () => {});
+      session.on("error", () => {});
+      const closed = new Promise<void>((resolve) => stream.once("close", () => resolve()));
       stream.end(syncRequestFor(growingTaskId));
       const [headers] = await once(stream, "response");
       assert.equal(headers["vortex-peer"], "1");

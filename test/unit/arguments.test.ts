@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { fileSink } from "../../adapters/files/sink.ts";
 import { FilePieceStore } from "../../adapters/files/store.ts";
+import { grpcServer } from "../../adapters/grpc/server.ts";
 import { openTelemetry } from "../../adapters/opentelemetry.ts";
 import { requireInteger, toInteger } from "../../src/arguments.ts";
 import { createDownloader as coreDownloader } from "../../src/client/core-factory.ts";
@@ -20,11 +21,13 @@ import {
   taskIdOfUrl,
 } from "../../src/ids.ts";
 import { pieceLengthFor, planTask } from "../../src/piece.ts";
+import { serverSettings } from "../../src/server/admission/upload.ts";
 import {
   type StorageServer,
   type StorageServerOptions,
   startStorageServer,
 } from "../../src/server/storage-server.ts";
+import { QuicServer, TcpServer } from "../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
@@ -365,6 +368,11 @@ describe("servers", () => {
       { store, tcp: { port: 0 }, host: 7 },
       "host: expected non-empty text, got 7",
     ],
+    [
+      "a signal by its name",
+      { store, tcp: { port: 0 }, closeOnSignals: "SIGTERM" },
+      'closeOnSignals: expected true or false, got "SIGTERM"',
+    ],
   ] as const) {
     it(`with ${what} reject with InvalidArgument`, async () => {
       const { message: found } = await assertRejects(
@@ -373,6 +381,58 @@ describe("servers", () => {
       );
       if (typeof message === "string") assert.equal(found, message);
       else assert.match(found, message);
+    });
+  }
+
+  it("on a runtime without signals reject closeOnSignals with Unavailable", async () => {
+    await assertRejects(
+      start({ store, tcp: { port: 0 }, closeOnSignals: true }) as Promise<unknown>,
+      "Unavailable",
+    );
+  });
+
+  const local = { host: "127.0.0.1", port: 0 };
+  const listening = {
+    TcpServer: (options: unknown) =>
+      untyped((given: object) => TcpServer.listen(transport, local, store, runtime, given))(
+        options,
+      ),
+    QuicServer: (options: unknown) =>
+      untyped((given: object) => QuicServer.listen(transport, local, store, runtime, given))(
+        options,
+      ),
+  };
+  for (const [server, listen] of Object.entries(listening)) {
+    for (const [what, options, message] of [
+      [
+        "a misspelt limit",
+        { maxConections: 5 },
+        /option of listen: .*did you mean "maxConnections"/,
+      ],
+      ["an unknown name", { colour: "red" }, /option of listen: .*got "colour"$/],
+      ["a limit out of range", { maxStreams: 0 }, /^maxStreams: /],
+      ["text", "fast", /options of listen: expected an object/],
+      ["null", null, /options of listen: expected an object/],
+    ] as const) {
+      it(`by ${server}.listen with ${what} reject with InvalidArgument`, async () => {
+        const error = await assertRejects(listen(options) as Promise<unknown>, "InvalidArgument");
+        assert.match(error.message, message);
+      });
+    }
+  }
+
+  for (const [what, options, message] of [
+    ["a misspelt name", { servng: {} }, /option of grpcServer: .*did you mean "serving"/],
+    ["a misspelt field", { serving: { hostnam: "x" } }, /did you mean "serving\.hostname"/],
+    ["a misspelt TLS option", { tls: { certs: "" } }, /did you mean "tls\.cert"/],
+    ["a port that is a text", { serving: { tcpPort: "1" } }, /^serving\.tcpPort: /],
+  ] as const) {
+    it(`by grpcServer with ${what} reject with InvalidArgument`, async () => {
+      const listen = untyped((given: object) =>
+        grpcServer(local, store, serverSettings({}, runtime), given),
+      );
+      const error = await assertRejects(listen(options) as Promise<unknown>, "InvalidArgument");
+      assert.match(error.message, message);
     });
   }
 
@@ -396,6 +456,7 @@ describe("servers", () => {
       stallTimeout: undefined,
       onError: undefined,
       telemetry: undefined,
+      closeOnSignals: undefined,
     } satisfies Record<keyof StorageServerOptions, unknown>;
     await ((await start(options)) as StorageServer).close();
   });

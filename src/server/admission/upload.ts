@@ -5,6 +5,7 @@ import {
   implementing,
   integer,
   requireKnownFields,
+  requireOptions,
   size,
 } from "../../arguments.ts";
 import { VortexError } from "../../errors.ts";
@@ -125,6 +126,23 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
     telemetry: options.telemetry,
     runtime,
   };
+}
+
+/**
+ * Returns the settings of a server that listens by itself, outside of a `StorageServer`. Settings
+ * are returned as they are; options are checked, and their defaults applied.
+ *
+ * @param owner name of the function that takes the options, for the error message
+ * @throws `InvalidArgument` if an option is unknown or out of its range
+ */
+export function listenSettings(
+  owner: string,
+  options: ServerOptions | ServerSettings,
+  runtime: Runtime,
+): ServerSettings {
+  if (typeof options === "object" && options !== null && "runtime" in options) return options;
+  requireOptions(owner, options, serverChecks);
+  return serverSettings(options, runtime);
 }
 
 /**

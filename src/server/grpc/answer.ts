@@ -93,6 +93,7 @@ function failureOf(error: unknown): VortexError {
     [Code.ResourceExhausted]: "RemoteBusy",
     [Code.Canceled]: "StreamReset",
     [Code.DeadlineExceeded]: "PieceTimeout",
+    [Code.Unavailable]: "Closed",
   };
   return new VortexError(codes[error.code] ?? "StorageFailed", error.rawMessage, { cause: error });
 }

@@ -1,5 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { PieceKind, PieceMetadata } from "../../piece.ts";
+import { type CheckedStore, checkedStore } from "../../store/checked-store.ts";
 import type { PieceStore, StoredPiece, StoredTask } from "../../store/store.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 import { reportFailure } from "./answer.ts";
@@ -7,11 +8,11 @@ import { requireTaskId } from "./requests.ts";
 
 /** Looks up tasks and pieces in a store. Failures are `ConnectError`s with the peer's status. */
 export class Lookup {
-  readonly #store: PieceStore;
+  readonly #store: CheckedStore;
   readonly #settings: ServerSettings;
 
   constructor(store: PieceStore, settings: ServerSettings) {
-    this.#store = store;
+    this.#store = checkedStore(store);
     this.#settings = settings;
   }
 
