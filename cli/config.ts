@@ -14,6 +14,7 @@ import {
   protocol,
   rate,
   text,
+  unverifiedPieces,
 } from "./values.ts";
 
 const schema = v.object({
@@ -25,6 +26,7 @@ const schema = v.object({
   concurrency: v.optional(count(1, 1024)),
   limit: v.optional(rate),
   patience: v.optional(patience),
+  unverifiedPieces: v.optional(unverifiedPieces),
   host: v.optional(text),
   quicPort: v.optional(portText),
   tcpPort: v.optional(portText),
@@ -51,6 +53,7 @@ export function addConfigCommand(program: Command, environment: CliEnvironment):
     .option("--concurrency <n>", "see `get`")
     .option("--limit <rate>", "see `get`")
     .option("--patience <duration>", "see `get`")
+    .option("--unverified-pieces <policy>", "see `get`")
     .option("--host <host>", "see `serve`")
     .option("--quic-port <port>", "see `serve`")
     .option("--tcp-port <port>", "see `serve`")

@@ -7,6 +7,7 @@ import type { DownloaderOptions } from "../src/client/factory.ts";
 import { configLayer } from "../src/config/config.ts";
 import type { ConfigKey, ValueOf } from "../src/config/keys.ts";
 import { VortexError } from "../src/errors.ts";
+import type { UnverifiedPieces } from "../src/piece.ts";
 import type { ProtocolChoice } from "../src/transport/protocol.ts";
 import { type CliEnvironment, ConfigFailure } from "./terminal.ts";
 import { text, type Value } from "./values.ts";
@@ -27,6 +28,7 @@ export interface DownloaderFlags extends ConfigFlags {
   readonly concurrency?: number | undefined;
   readonly limit?: number | undefined;
   readonly patience?: number | undefined;
+  readonly unverifiedPieces?: UnverifiedPieces | undefined;
 }
 
 /** Command-line options of a server. The upload rate is in bytes/s. */
@@ -101,6 +103,7 @@ const flagOf: { readonly [Key in ConfigKey]?: FlagsOfType<ValueOf<Key>> } = {
   "vortexPeer.connectTimeout": "connectTimeout",
   "vortexPeer.stallTimeout": "stallTimeout",
   "vortexPeer.patience": "patience",
+  "vortexPeer.unverifiedPieces": "unverifiedPieces",
   "vortexPeer.maxConnections": "maxConnections",
 };
 

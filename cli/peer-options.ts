@@ -4,7 +4,7 @@ import { readText } from "../adapters/files/text.ts";
 import { hostName } from "../adapters/shared/host-name.ts";
 import type { DownloaderOptions } from "../src/client/factory.ts";
 import { VortexError } from "../src/errors.ts";
-import { type PieceKind, pieceKinds } from "../src/piece.ts";
+import { type PieceKind, pieceKinds, type UnverifiedPieces } from "../src/piece.ts";
 import { type ProtocolChoice, protocolChoices } from "../src/transport/protocol.ts";
 import type { TlsClientOptions } from "../src/transport/tls.ts";
 import { addConfigOption, type ConfigFlags, configEntries } from "./effective.ts";
@@ -16,6 +16,7 @@ import {
   protocol,
   taskId,
   text,
+  unverifiedPieces,
   type Value,
 } from "./values.ts";
 
@@ -39,6 +40,7 @@ export interface FetchFlags extends ConfigFlags, TaskFlags, TrustFlags {
   readonly connectTimeout?: number | undefined;
   readonly pieceTimeout?: number | undefined;
   readonly stallTimeout?: number | undefined;
+  readonly unverifiedPieces?: UnverifiedPieces | undefined;
 }
 
 /** Adds the options of {@link TaskFlags} to a command. */
@@ -80,7 +82,13 @@ export function addFetchOptions(command: Command): Command {
     )
     .option("--connect-timeout <duration>", "timeout for connecting (default: 2s)")
     .option("--piece-timeout <duration>", "timeout for one piece (default: 360s)")
-    .option("--stall-timeout <duration>", "timeout without received bytes (default: 30s)");
+    .option("--stall-timeout <duration>", "timeout without received bytes (default: 30s)")
+    .addOption(
+      new Option(
+        "--unverified-pieces <policy>",
+        "pieces that a peer announces without a digest (default: accept)",
+      ).choices(["accept", "refuse"]),
+    );
 }
 
 type Entries<Flags> = { readonly [Key in keyof Flags]-?: Value<Flags[Key]> };
@@ -105,6 +113,7 @@ export const fetchEntries: Entries<FetchFlags> = {
   connectTimeout: v.optional(duration),
   pieceTimeout: v.optional(duration),
   stallTimeout: v.optional(duration),
+  unverifiedPieces: v.optional(unverifiedPieces),
 };
 
 /**

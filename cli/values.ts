@@ -11,7 +11,7 @@ import {
 } from "../src/config/values.ts";
 import { type Digest, parseDigest } from "../src/digest/digest.ts";
 import { VortexError } from "../src/errors.ts";
-import type { ByteRange, PieceKind } from "../src/piece.ts";
+import type { ByteRange, PieceKind, UnverifiedPieces } from "../src/piece.ts";
 import { pieceKinds } from "../src/piece.ts";
 import type { TaskParent } from "../src/task/task.ts";
 import { formatAddress, parseAddress } from "../src/transport/address.ts";
@@ -153,6 +153,12 @@ export const protocol: Value<ProtocolChoice> = v.picklist(
 export const pieceKind: Value<PieceKind> = v.picklist(
   pieceKinds,
   `expected ${pieceKinds.join(", ")}`,
+);
+
+/** Policy for pieces without a digest. */
+export const unverifiedPieces: Value<UnverifiedPieces> = v.picklist(
+  ["accept", "refuse"],
+  "expected accept, refuse",
 );
 
 /** Any text: commander passes only strings for options with a value. */

@@ -27,7 +27,14 @@ export type {
   VortexErrorJson,
   VortexErrorOptions,
 } from "../src/errors.ts";
-export type { ByteRange, Piece, PieceKind, PieceMetadata, RequestedRange } from "../src/piece.ts";
+export type {
+  ByteRange,
+  Piece,
+  PieceKind,
+  PieceMetadata,
+  RequestedRange,
+  UnverifiedPieces,
+} from "../src/piece.ts";
 export type { ServerOptions } from "../src/server/admission/upload.ts";
 export { type ServerFiles, serverOptions } from "../src/server/configured.ts";
 export type { StorageServerOptions } from "../src/server/storage-server.ts";

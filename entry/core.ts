@@ -69,6 +69,7 @@ export {
   planTask,
   type RequestedRange,
   type TaskPlan,
+  type UnverifiedPieces,
 } from "../src/piece.ts";
 export {
   type DecoderLimits,

@@ -59,7 +59,14 @@ export type {
   VortexErrorOptions,
 } from "../src/errors.ts";
 export type { ObjectIdentity, UrlIdentity } from "../src/ids.ts";
-export type { ByteRange, Piece, PieceKind, PieceMetadata, RequestedRange } from "../src/piece.ts";
+export type {
+  ByteRange,
+  Piece,
+  PieceKind,
+  PieceMetadata,
+  RequestedRange,
+  UnverifiedPieces,
+} from "../src/piece.ts";
 export type { Flow, RateLimiter } from "../src/rate-limiter.ts";
 export type { Resolved } from "../src/resolved.ts";
 export type { Clock, Runtime, Timer } from "../src/runtime.ts";

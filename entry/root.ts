@@ -31,6 +31,7 @@ export {
   type PieceMetadata,
   pieceMetadata,
   type RequestedRange,
+  type UnverifiedPieces,
 } from "../src/piece.ts";
 export {
   type GrowingTask,

@@ -31,7 +31,14 @@ export type {
   VortexErrorJson,
   VortexErrorOptions,
 } from "../src/errors.ts";
-export type { ByteRange, Piece, PieceKind, PieceMetadata, RequestedRange } from "../src/piece.ts";
+export type {
+  ByteRange,
+  Piece,
+  PieceKind,
+  PieceMetadata,
+  RequestedRange,
+  UnverifiedPieces,
+} from "../src/piece.ts";
 export type { Resolved } from "../src/resolved.ts";
 export type { Clock, Runtime, Timer } from "../src/runtime.ts";
 export { type ContentSource, type ContentStat, contentStore } from "../src/store/content-store.ts";

@@ -1,7 +1,9 @@
 import {
   anyText,
+  type Check,
   type Checks,
   integer,
+  oneOf,
   required,
   requireInteger,
   requireOptions,
@@ -38,7 +40,7 @@ export interface PieceMetadata<Input extends number | bigint = never> {
   readonly length: bigint | Input;
   /**
    * Digest of the piece's content in the form `algorithm:encoded`. For `crc32`, the encoded value
-   * is a decimal number; for `sha256` and `sha512`, hex digits.
+   * is a decimal number; for `sha256` and `sha512`, hex digits. Empty if a peer has no digest.
    */
   readonly digest: string;
   /** ID of the peer from which the sender of this metadata downloaded the piece. May be empty. */
@@ -106,6 +108,18 @@ export function pieceMetadata(piece: {
   };
 }
 
+/**
+ * Policy for pieces that a peer announces without a digest, like importers of persistent cache
+ * tasks do.
+ *
+ * - `accept`: only the length of such a piece is verified. dfdaemon does the same, with a warning.
+ * - `refuse`: the request fails with `ProtocolViolation`.
+ */
+export type UnverifiedPieces = "accept" | "refuse";
+
+/** Check for a policy of type {@link UnverifiedPieces}. */
+export const unverifiedPiecesCheck: Check = oneOf("accept", "refuse");
+
 /** Range of bytes within a piece. It contains the byte at `start` and not the byte at `end`. */
 export interface ByteRange {
   /** Position of the first byte, relative to the start of the piece. */
@@ -140,8 +154,11 @@ export interface Piece {
   /** Length of the complete piece in bytes, even if only a range of it was requested. */
   readonly length: number;
   /**
-   * Digest of the complete piece in the form `algorithm:encoded`. The content is verified against
-   * it.
+   * Digest of the complete piece in the form `algorithm:encoded`, as the peer announced it. The
+   * content is verified against it.
+   *
+   * Empty if the peer announced none, and the option `unverifiedPieces` accepts that. Then only the
+   * length of the content is verified.
    */
   readonly digest: string;
   /** Metadata of the piece exactly as the peer sent it. */

@@ -129,8 +129,8 @@ export class Journal {
   }
 
   /** Records a verified piece. */
-  add({ number, digest, crc32, source }: SinkPiece): Promise<void> {
-    return this.#append(JSON.stringify({ number, digest, crc32, source }));
+  add({ number, digest, crc32, source, unverified }: SinkPiece): Promise<void> {
+    return this.#append(JSON.stringify({ number, digest, crc32, source, unverified }));
   }
 
   /** Records that the content is complete. */
@@ -191,13 +191,20 @@ function isSameContent(line: string, header: Header): boolean {
 /** Parses a line of a journal, which records one stored piece. Undefined for an invalid line. */
 function parseLine(line: string): SinkPiece | undefined {
   try {
-    const { number, digest, crc32, source } = JSON.parse(line) as Partial<
+    const { number, digest, crc32, source, unverified } = JSON.parse(line) as Partial<
       Record<keyof SinkPiece, unknown>
     >;
     if (!isInteger(number) || typeof digest !== "string" || typeof crc32 !== "number")
       return undefined;
     parseDigest(digest);
-    return { number, digest, crc32, ...(typeof source === "string" && { source }) };
+    return {
+      number,
+      digest,
+      crc32,
+      ...(typeof source === "string" && { source }),
+      // Any other value than false is taken as a mark, so that a damaged one vouches for nothing.
+      ...(unverified !== undefined && unverified !== false && { unverified: true }),
+    };
   } catch {
     return undefined;
   }

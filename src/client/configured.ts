@@ -35,6 +35,7 @@ export function downloaderOptions(config: Config, files: DownloaderFiles = {}): 
     connectTimeout: vortexPeer.connectTimeout,
     stallTimeout: vortexPeer.stallTimeout,
     patience: vortexPeer.patience,
+    unverifiedPieces: vortexPeer.unverifiedPieces,
     parentConcurrency: vortexPeer.parentConcurrency,
     pool: vortexPeer.pool,
     earlyData: vortexPeer.quic.earlyData,

@@ -16,6 +16,8 @@ import {
   type PieceKind,
   pieceKinds,
   type RequestedRange,
+  type UnverifiedPieces,
+  unverifiedPiecesCheck,
 } from "../piece.ts";
 import type { Resolved } from "../resolved.ts";
 import type { Runtime } from "../runtime.ts";
@@ -72,6 +74,11 @@ export interface PieceDownloadOptions extends CallOptions {
    * stream is cancelled at the end of the range.
    */
   readonly range?: RequestedRange | undefined;
+  /**
+   * Policy for a piece without a digest, see {@link UnverifiedPieces}. Default: the value of the
+   * downloader, `accept`.
+   */
+  readonly unverifiedPieces?: UnverifiedPieces | undefined;
 }
 
 /** {@link PieceDownloadOptions} for a downloader of one protocol. */
@@ -129,6 +136,11 @@ export interface TransferOptions {
    * in the message except the content counts as metadata. Default 64 KiB.
    */
   readonly maxMetadataLength?: number | undefined;
+  /**
+   * Policy for pieces without a digest, see {@link UnverifiedPieces}. The content of a whole task
+   * is still verified by its digest, if that is known. Default `accept`, like dfdaemon.
+   */
+  readonly unverifiedPieces?: UnverifiedPieces | undefined;
   /** Options of the connection pool. For the defaults see {@link PoolOptions}. */
   readonly pool?: PoolOptions | undefined;
   /**
@@ -192,6 +204,7 @@ export interface DownloaderSettings {
   readonly patience: number;
   readonly maxPieceLength: number;
   readonly maxMetadataLength: number;
+  readonly unverifiedPieces: UnverifiedPieces;
   readonly pool: Resolved<PoolOptions>;
   readonly concurrentPieceCount: number;
   readonly parentConcurrency: number;
@@ -223,6 +236,7 @@ export const transferChecks: Checks<TransferOptions> = {
   patience: integer(0, MAX_TIMEOUT_MS),
   maxPieceLength: integer(1),
   maxMetadataLength: integer(64, 0xffffffff),
+  unverifiedPieces: unverifiedPiecesCheck,
   pool: fields(poolChecks),
   concurrentPieceCount: integer(1, 1024),
   parentConcurrency: integer(1, 1_000_000),
@@ -251,4 +265,5 @@ export const pieceRequestChecks: Checks<PieceRequest> = {
   number: required(integer(0, 0xffffffff)),
   kind: oneOf(...pieceKinds),
   range: fields(byteRangeChecks),
+  unverifiedPieces: unverifiedPiecesCheck,
 };

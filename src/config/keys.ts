@@ -44,6 +44,7 @@ const concurrency = integer(1, 1024);
 const limit = integer(1, 1_000_000);
 const day = durationUpTo(1);
 const congestionControl = v.picklist(["bbr", "cubic"], "expected bbr, cubic");
+const unverifiedPieces = v.picklist(["accept", "refuse"], "expected accept, refuse");
 const flowWindow = integer(16 * 1024, 2 ** 32 - 1);
 const file = text("the name of a file");
 const flag = v.boolean("expected true, false");
@@ -91,6 +92,12 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
   "vortexPeer.connectTimeout": define("vortexPeer.connectTimeout", duration, 2_000, formatDuration),
   "vortexPeer.stallTimeout": define("vortexPeer.stallTimeout", day, 30_000, formatDuration),
   "vortexPeer.patience": define("vortexPeer.patience", patience, 60_000, formatPatience),
+  "vortexPeer.unverifiedPieces": define(
+    "vortexPeer.unverifiedPieces",
+    unverifiedPieces,
+    "accept",
+    String,
+  ),
   "vortexPeer.requestTimeout": define("vortexPeer.requestTimeout", day, 10_000, formatDuration),
   "vortexPeer.parentConcurrency": define("vortexPeer.parentConcurrency", limit, 32, String),
   "vortexPeer.maxConnections": define("vortexPeer.maxConnections", limit, 1024, String),

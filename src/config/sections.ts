@@ -1,3 +1,4 @@
+import type { UnverifiedPieces } from "../piece.ts";
 import type { ProtocolChoice } from "../transport/protocol.ts";
 
 /**
@@ -79,6 +80,8 @@ export interface Config {
      * to 1 day; default 60,000. 0 fails the task at once.
      */
     readonly patience: number;
+    /** Policy for pieces that a peer announces without a digest. Default `accept`. */
+    readonly unverifiedPieces: UnverifiedPieces;
     /**
      * Maximum time for a request to arrive at the server completely, in ms, 1 ms to 1 day. Default
      * 10,000.

@@ -57,7 +57,10 @@ export interface HeldPiece {
 export interface Claim {
   /** Number of the piece. */
   readonly number: number;
-  /** Digest of the whole piece according to the source, as `algorithm:encoded`. */
+  /**
+   * Digest of the whole piece according to the source, as `algorithm:encoded`. Empty in the first
+   * announcement of a parent that has no digest.
+   */
   readonly digest: string;
   /** Name of the source, as in {@link HeldPiece.source}. */
   readonly source: string;
@@ -181,6 +184,8 @@ export class Agreement {
   readonly #order: number[] = [];
   /** State of each source, by name. */
   readonly #sources = new Map<string, SourceState>();
+  /** Number of pieces in the sink that no digest has verified. */
+  #unverifiedCount = 0;
   /** Latest sequence number that was assigned. */
   #sequence = 0;
 
@@ -241,6 +246,7 @@ export class Agreement {
     const state = this.#stateOf(source);
     if (this.isEmpty) state.isCompared = true;
     state.count++;
+    if (piece.unverified) this.#unverifiedCount++;
     if (state.oldest === undefined || sequence < state.oldest.sequence) state.oldest = held;
     if (state.newest === undefined || sequence > state.newest.sequence) state.newest = held;
     this.#held.set(piece.number, held);
@@ -252,20 +258,20 @@ export class Agreement {
     this.#held.clear();
     this.#order.length = 0;
     this.#sources.clear();
+    this.#unverifiedCount = 0;
     for (const { piece, source, sequence } of kept) this.hold(piece, source, sequence);
   }
 
   /**
    * Returns true if a piece of `parent` may be committed. This requires that `parent` was compared,
-   * or that no other source has a piece to compare with.
+   * that it announces no digests, or that no other source has a piece to compare with.
    *
    * @param mayHave returns true if `parent` may have the piece with this number
    */
   mayCommit(parent: string, mayHave: (number: number) => boolean): boolean {
-    const { isCompared, hasOpenQuestion } = this.#stateOf(parent);
-    return (
-      isCompared || (!hasOpenQuestion && this.#unconfirmedClaims(parent, mayHave).length === 0)
-    );
+    const state = this.#stateOf(parent);
+    if (state.isCompared || !canBeCompared(state)) return true;
+    return !state.hasOpenQuestion && this.#unconfirmedClaims(parent, mayHave).length === 0;
   }
 
   /**
@@ -286,8 +292,10 @@ export class Agreement {
    * @param mayHave returns true if `parent` may have the piece with this number
    */
   question(parent: string, mayHave: (number: number) => boolean): Question | undefined {
-    const { hasOpenQuestion, isCompared, questionFailed, first, asked } = this.#stateOf(parent);
+    const state = this.#stateOf(parent);
+    const { hasOpenQuestion, isCompared, questionFailed, first, asked } = state;
     if (hasOpenQuestion || questionFailed || first === undefined) return undefined;
+    if (!canBeCompared(state)) return undefined;
     if (!isCompared) return this.#questionFor(parent, this.#unconfirmedClaims(parent, mayHave));
     // The reference is not asked: the other parents are asked about its pieces.
     if (asked.size === 0) return undefined;
@@ -317,7 +325,7 @@ export class Agreement {
     isComplete: boolean,
   ): Question | undefined {
     const state = this.#stateOf(parent);
-    if (state.hasOpenQuestion || state.questionFailed) return undefined;
+    if (state.hasOpenQuestion || state.questionFailed || !canBeCompared(state)) return undefined;
     if (isComplete && (state.count > 0 || this.#hasUnconfirmedEarlier)) {
       const question = this.#questionFor(parent, this.#unconfirmedClaims(parent, mayHave));
       if (question !== undefined) return question;
@@ -384,10 +392,12 @@ export class Agreement {
   }
 
   /**
-   * True if all sources of the pieces in the sink are known to have the same content. For each
-   * source, this covers at least the time from its oldest to its newest piece.
+   * True if all sources of the pieces in the sink are known to have the same content, and all
+   * pieces were verified by a digest. For each source, this covers at least the time from its
+   * oldest to its newest piece.
    */
   get complete(): boolean {
+    if (this.#unverifiedCount > 0) return false;
     const sources = [...this.#sources.values()];
     const groups = new Set(sources.flatMap(({ count, group }) => (count > 0 ? [group] : [])));
     return groups.size <= 1 && sources.every(isConfirmed);
@@ -533,6 +543,14 @@ export class Agreement {
     }
     return state;
   }
+}
+
+/**
+ * Returns false for a parent whose first announcement had no digest. Its announcements show nothing
+ * about its content, so it is not asked: two missing digests are no agreement.
+ */
+function canBeCompared({ first }: SourceState): boolean {
+  return first?.digest !== "";
 }
 
 /** Records that a source had the content of its group in the given interval. */

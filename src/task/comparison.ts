@@ -141,8 +141,9 @@ export class Comparison {
   }
 
   /**
-   * True if all sources of the pieces in the sink were compared and have the same content. Also
-   * true if the caller gave the digests of all requested pieces.
+   * True if all sources of the pieces in the sink were compared and have the same content, and each
+   * piece was verified by a digest. Also true if the caller gave the digests of all requested
+   * pieces.
    */
   get complete(): boolean {
     return this.#allDigestsGiven || this.#agreement.complete;
@@ -377,8 +378,9 @@ export class Comparison {
    * Requests a piece from a parent and compares the announced digest with that of the claim.
    * Resolves with true if the digests are equal, or with a `DigestMismatch` error if they differ.
    *
-   * Resolves with false if they cannot be compared: the parent does not have the piece, or uses
-   * another digest algorithm. Rejects if the request fails for another reason.
+   * Resolves with false if they cannot be compared: the parent does not have the piece, announces
+   * no digest of it, or uses another digest algorithm. Rejects if the request fails for another
+   * reason.
    */
   async #compare(parent: string, claim: Claim, last: boolean): Promise<boolean | VortexError> {
     const { hasTaskDigest, ask, releaseSlot } = this.#context;
@@ -393,6 +395,7 @@ export class Comparison {
     } finally {
       releaseSlot(parent);
     }
+    if (piece.digest === "") return false;
     const { algorithm, encoded } = parseDigest(piece.digest);
     const expected = await this.#digestOf(claim, parent, algorithm);
     if (expected === undefined || expected === encoded) return expected !== undefined;

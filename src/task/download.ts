@@ -14,7 +14,7 @@ import { ContiguousHasher } from "./contiguous-hasher.ts";
 import { TaskLayout } from "./layout.ts";
 import { type Parent, ParentDiscovery } from "./parent-discovery.ts";
 import { parentsOf } from "./parents.ts";
-import { PieceTransfers } from "./piece-transfers.ts";
+import { PieceTransfers, type TransferTiming } from "./piece-transfers.ts";
 import { PieceWindow } from "./piece-window.ts";
 import { isIntact, resumedPieces } from "./resumed-pieces.ts";
 import { retryDecision } from "./retry-decision.ts";
@@ -48,6 +48,9 @@ const PROGRESS_INTERVAL_MS = 100;
  * committed. Parents are compared with these pieces.
  */
 const VERIFIED_FIRST_PIECES = 3;
+
+/** Timing of a piece that an earlier download stored. */
+const NOT_TRANSFERRED: TransferTiming = { cost: 0, startedAt: undefined };
 
 /** Parts of a download that exist while its sink is open. */
 interface OpenDownload {
@@ -483,8 +486,8 @@ export class Download {
       },
       onBytes: (bytes, at) => this.#stats.addBytes(bytes, at),
       onProgress: () => this.#reportProgress(),
-      onCommitted: (piece, parent, sequence, costSeconds) =>
-        this.#onPieceDone(piece, parent, sequence, costSeconds),
+      onCommitted: (piece, parent, sequence, timing) =>
+        this.#onPieceDone(piece, parent, sequence, timing),
       onRouteRestored: (attempt) => this.#reportRestored(attempt),
       onSinkFailure: (error) => this.#onSinkFailure(error),
     });
@@ -685,7 +688,7 @@ export class Download {
       if (signal.aborted) return;
       scheduler.endVerification(piece.number, intact);
       if (intact) {
-        this.#onPieceDone(piece, undefined, order.get(piece.number) ?? -1, 0);
+        this.#onPieceDone(piece, undefined, order.get(piece.number) ?? -1, NOT_TRANSFERRED);
       } else {
         this.#emit({ type: "piece-damaged", number: piece.number });
       }
@@ -810,10 +813,11 @@ export class Download {
       );
     const target =
       typeof address === "string" ? { addr: address } : { addr: name, addresses: address };
-    const { hostId, taskId, kind, pieceTimeout } = this.#options;
+    const { hostId, taskId, kind, pieceTimeout, unverifiedPieces } = this.#options;
+    const policy = unverifiedPieces === undefined ? {} : { unverifiedPieces };
     const fetch = (): Promise<Piece> =>
       this.#source.fetchPiece(
-        { ...target, ...(protocol && { protocol }), hostId, taskId, kind, number },
+        { ...target, ...(protocol && { protocol }), ...policy, hostId, taskId, kind, number },
         { pieceTimeout, stallTimeout, unreadTimeout: UNREAD_TIMEOUT_MS, signal },
       );
     return this.#operation === undefined ? fetch() : this.#operation.run(fetch);
@@ -933,18 +937,21 @@ export class Download {
    *
    * @param parent parent that delivered the piece; undefined for a piece of an earlier download
    * @param sequence sequence number of the announcement of the piece
-   * @param costSeconds duration of the transfer in seconds
+   * @param timing start and duration of the transfer
    */
   #onPieceDone(
     piece: SinkPiece,
     parent: string | undefined,
     sequence: number,
-    costSeconds: number,
+    { cost, startedAt }: TransferTiming,
   ): void {
     if (this.#opened === undefined) return;
-    this.#opened.comparison.hold(piece, parent ?? earlierSource(piece.source), sequence);
-    const bytes = this.#addPiece(piece, parent === undefined, costSeconds);
-    this.#emit({ type: "piece", number: piece.number, bytes, parent });
+    const { comparison, layout } = this.#opened;
+    comparison.hold(piece, parent ?? earlierSource(piece.source), sequence);
+    const bytes = this.#addPiece(piece, parent === undefined, cost / 1000);
+    const { number, digest } = piece;
+    const { offset, length } = layout.extent(number);
+    this.#emit({ type: "piece", number, bytes, parent, offset, length, digest, cost, startedAt });
     this.#finishIfDone();
   }
 

@@ -25,14 +25,14 @@ export function requireExtent(
 
 /**
  * Requires that the digest that a parent announced for a piece is the one that the caller gave.
- * Does nothing if the caller gave none, or one by another algorithm. Called before the content of
+ * Does nothing if either gave none, or one by another algorithm. Called before the content of
  * the piece is transferred.
  *
  * @throws `DigestMismatch` if the digests differ
  */
 export function requireDigest({ number, digest }: Piece, layout: TaskLayout): void {
   const expected = layout.digest(number);
-  if (expected === undefined || !differs(digest, expected)) return;
+  if (expected === undefined || digest === "" || !differs(digest, expected)) return;
   const wanted = `${expected.algorithm}:${expected.encoded}`;
   throw new VortexError(
     "DigestMismatch",
@@ -98,11 +98,18 @@ export class PieceCheck {
   readonly #from: number;
   /** Offset of the first byte after the requested part, within the piece. */
   readonly #to: number;
+  /** Digest of the whole piece that the parent announced; undefined if it announced none. */
+  readonly #announced: Digest | undefined;
   /**
    * Computes the CRC-32 of the requested part. Undefined if the announced digest is the CRC-32 of
    * the piece and the whole piece is requested.
    */
   readonly #crc32: Hasher | undefined;
+  /**
+   * Computes the CRC-32 of the whole piece. Undefined if its digest is known, from the parent or
+   * the caller.
+   */
+  readonly #wholeCrc32: Hasher | undefined;
   /**
    * Computes the digest of the piece by the algorithm of the caller's digest. Undefined if the
    * caller gave no digest, or if the announced digest uses the same algorithm.
@@ -118,14 +125,21 @@ export class PieceCheck {
     const part = layout.part(piece.number);
     this.#from = layout.start + (part?.position ?? 0) - extent.offset;
     this.#to = this.#from + (part?.length ?? 0);
-    const { algorithm } = parseDigest(piece.digest);
+    const announced = piece.digest === "" ? undefined : parseDigest(piece.digest);
+    this.#announced = announced;
     const expected = layout.digest(piece.number);
     this.#callerHash =
-      expected === undefined || expected.algorithm === algorithm
+      expected === undefined || expected.algorithm === announced?.algorithm
         ? undefined
         : hashers(expected.algorithm);
-    this.#crc32 =
-      algorithm === "crc32" && part?.length === extent.length ? undefined : hashers("crc32");
+    const isWhole = part?.length === extent.length;
+    this.#crc32 = announced?.algorithm === "crc32" && isWhole ? undefined : hashers("crc32");
+    this.#wholeCrc32 =
+      announced === undefined && expected === undefined
+        ? isWhole
+          ? this.#crc32
+          : hashers("crc32")
+        : undefined;
   }
 
   /**
@@ -138,6 +152,7 @@ export class PieceCheck {
     this.#position += chunk.length;
     const wanted = chunk.subarray(Math.max(0, this.#from - from), Math.max(0, this.#to - from));
     this.#crc32?.update(wanted);
+    if (this.#wholeCrc32 !== this.#crc32) this.#wholeCrc32?.update(chunk);
     return wanted;
   }
 
@@ -167,19 +182,26 @@ export class PieceCheck {
 
   /**
    * Digest of the whole piece, as `algorithm:encoded`: the one that the caller gave, or else the
-   * one that the parent announced.
+   * one that the parent announced. If neither gave one, it is the CRC-32 of the received bytes.
+   * Valid after all bytes were passed to {@link update}.
    */
   get digest(): string {
+    if (this.#wholeCrc32 !== undefined) return `crc32:${this.#wholeCrc32.encode()}`;
     const expected = this.#layout.digest(this.#piece.number);
     return expected === undefined
       ? this.#piece.digest
       : `${expected.algorithm}:${expected.encoded}`;
   }
 
+  /** True if only the length of the piece can be verified, since its digest is not known. */
+  get unverified(): boolean {
+    return this.#wholeCrc32 !== undefined;
+  }
+
   /**
    * CRC-32 of the requested part of the piece. Valid after all bytes were passed to {@link update}.
    */
   get crc32(): number {
-    return Number(this.#crc32?.encode() ?? parseDigest(this.#piece.digest).encoded);
+    return Number(this.#crc32?.encode() ?? this.#announced?.encoded);
   }
 }

@@ -42,13 +42,13 @@ export interface TransferContext {
   readonly onProgress: () => void;
   /**
    * Called when a piece is verified and committed to the sink. The parameter `sequence` is the
-   * sequence number of the announcement, `costSeconds` the duration of the transfer.
+   * sequence number of the announcement.
    */
   readonly onCommitted: (
     piece: SinkPiece,
     parent: string,
     sequence: number,
-    costSeconds: number,
+    timing: TransferTiming,
   ) => void;
   /** Called when a route that was excluded has delivered a verified piece. */
   readonly onRouteRestored: (attempt: Attempt) => void;
@@ -59,6 +59,17 @@ export interface TransferContext {
   readonly onSinkFailure: (error: unknown) => void;
 }
 
+/** Start and duration of the transfer of a piece. */
+export interface TransferTiming {
+  /** Duration in ms from the request until the piece was stored. */
+  readonly cost: number;
+  /**
+   * Wall-clock time of the request, in ms since the Unix epoch; undefined for a piece that was not
+   * transferred.
+   */
+  readonly startedAt: number | undefined;
+}
+
 /** State of an attempt in flight, which transfers a piece from one parent. */
 interface Transfer {
   /** Piece and route of the attempt, as the scheduler chose them. */
@@ -67,6 +78,8 @@ interface Transfer {
   readonly controller: AbortController;
   /** Time of the start, in ms on the monotonic clock. */
   readonly startedAt: number;
+  /** Wall-clock time of the start, in ms since the Unix epoch. */
+  readonly startedAtUnix: number;
   /** Number of received bytes of the requested part of the piece. */
   bytes: number;
   /**
@@ -118,6 +131,7 @@ export class PieceTransfers {
       attempt,
       controller,
       startedAt: clock.now(),
+      startedAtUnix: Date.now(),
       bytes: 0,
       isEnded: false,
     };
@@ -209,14 +223,21 @@ export class PieceTransfers {
     for (const loser of scheduler.succeeded(attempt.id, clock.now())) this.end(loser);
     if (wasExcluded) onRouteRestored(attempt);
     await this.#awaitSink(write.finish());
-    const { digest, crc32 } = check;
-    const committed: SinkPiece = { number, digest, crc32, source: attempt.parent };
+    const { digest, crc32, unverified } = check;
+    const committed: SinkPiece = {
+      number,
+      digest,
+      crc32,
+      source: attempt.parent,
+      ...(unverified && { unverified: true }),
+    };
     await this.#awaitSink(session.commit(committed));
     this.#writes.delete(number);
     // The bytes of the piece count as stored from now on, and no longer as in flight.
     this.#transfers.delete(attempt.id);
-    if (!signal.aborted)
-      onCommitted(committed, attempt.parent, sequence, (clock.now() - transfer.startedAt) / 1000);
+    if (signal.aborted) return;
+    const cost = clock.now() - transfer.startedAt;
+    onCommitted(committed, attempt.parent, sequence, { cost, startedAt: transfer.startedAtUnix });
   }
 
   /**

@@ -79,8 +79,17 @@ export interface SinkOpenOptions {
 export interface SinkPiece {
   /** Number of the piece in the task, from 0. */
   readonly number: number;
-  /** Digest of the whole piece, as `algorithm:encoded`. */
+  /**
+   * Digest of the whole piece, as `algorithm:encoded`. If no digest of the piece was known, it is
+   * computed from the received bytes, see {@link unverified}.
+   */
   readonly digest: string;
+  /**
+   * True if neither the parent nor the caller gave a digest of the piece, so that only its length
+   * was verified. A sink that outlives the process must store it. Absent: the piece was verified by
+   * a digest.
+   */
+  readonly unverified?: true;
   /** CRC-32 of the requested part of the piece. */
   readonly crc32: number;
   /**

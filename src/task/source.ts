@@ -1,4 +1,4 @@
-import type { Piece, PieceKind } from "../piece.ts";
+import type { Piece, PieceKind, UnverifiedPieces } from "../piece.ts";
 import type { RateLimiter } from "../rate-limiter.ts";
 import type { Runtime } from "../runtime.ts";
 import type { Telemetry } from "../telemetry.ts";
@@ -26,6 +26,8 @@ export interface SourceRequest {
   readonly kind: PieceKind;
   /** Number of the piece in the task, from 0. */
   readonly number: number;
+  /** Policy for a piece without a digest. Absent: the policy of the transport. */
+  readonly unverifiedPieces?: UnverifiedPieces | undefined;
 }
 
 /**

@@ -12,8 +12,8 @@ import {
   textOr,
 } from "../arguments.ts";
 import type { VortexError } from "../errors.ts";
-import type { PieceKind, RequestedRange } from "../piece.ts";
-import { byteRangeChecks, pieceKinds } from "../piece.ts";
+import type { PieceKind, RequestedRange, UnverifiedPieces } from "../piece.ts";
+import { byteRangeChecks, pieceKinds, unverifiedPiecesCheck } from "../piece.ts";
 import type { PieceStore } from "../store/store.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
 import { peerAddress } from "../transport/peer-address.ts";
@@ -103,6 +103,12 @@ export interface TaskStreamOptions extends KnownLayout {
    * Default: the value of the downloader.
    */
   readonly stallTimeout?: number | undefined;
+  /**
+   * Policy for pieces that parents announce without a digest, see {@link UnverifiedPieces}. If such
+   * a piece takes part, {@link TaskReport.verified} has level `whole` or `none`. With `refuse`, its
+   * parent is not used again. Default: the value of the downloader, `accept`.
+   */
+  readonly unverifiedPieces?: UnverifiedPieces | undefined;
   /**
    * Maximum time in ms to wait for the recovery of parents, once all parents that could deliver
    * missing pieces have failed. A parent has failed if it is unreachable, refuses requests,
@@ -323,8 +329,9 @@ export type Verified =
    * parent announced. All parents that delivered pieces have the same content, as far as they were
    * compared: by up to three pieces per parent.
    *
-   * With `none`, each piece has the digest that its parent announced. Some parent, or the pieces of
-   * an earlier download, could not be compared, so the content may mix several versions.
+   * With `none`, the content may mix several versions: some parent, or the pieces of an earlier
+   * download, could not be compared. Or a parent announced a piece without a digest, so that only
+   * its length was verified. All other pieces have the digest that their parent announced.
    */
   | { readonly level: "pieces" | "none" };
 
@@ -360,12 +367,33 @@ export type TaskEvent =
       readonly totalPieces: number;
       readonly resumedPieces: number;
     }
-  /** A piece is verified and stored. For a piece of an earlier download, `parent` is undefined. */
+  /** A piece is verified and stored. */
   | {
       readonly type: "piece";
       readonly number: number;
+      /** Number of bytes of the piece within the requested range. */
       readonly bytes: number;
+      /** Parent that delivered the piece; undefined for a piece of an earlier download. */
       readonly parent: string | undefined;
+      /** Position of the first byte of the whole piece in the content of the task. */
+      readonly offset: number;
+      /** Length of the whole piece in bytes. */
+      readonly length: number;
+      /**
+       * Digest of the whole piece, as `algorithm:encoded`. Computed from the received bytes if the
+       * parent announced none.
+       */
+      readonly digest: string;
+      /**
+       * Duration in ms from the request for the piece until it was stored. 0 for a piece of an
+       * earlier download.
+       */
+      readonly cost: number;
+      /**
+       * Wall-clock time of the request for the piece, in ms since the Unix epoch; undefined for a
+       * piece of an earlier download.
+       */
+      readonly startedAt: number | undefined;
     }
   /** A piece of an earlier download failed verification, and will be fetched again. */
   | { readonly type: "piece-damaged"; readonly number: number }
@@ -435,6 +463,7 @@ export const taskStreamChecks: Checks<TaskStreamOptions> = {
   concurrentPieceCount: integer(1, 1024),
   pieceTimeout: integer(1),
   stallTimeout: integer(1),
+  unverifiedPieces: unverifiedPiecesCheck,
   patience: integer(0),
   onProgress: callback,
   onEvent: callback,

@@ -98,6 +98,13 @@ const fetchOptions = [
     fc.constantFrom(["24h", DAY] as const, ["1ms", 1] as const),
     ...invalidDurations,
   ),
+  forDownloader(
+    "--unverified-pieces",
+    "unverifiedPieces",
+    unchanged("accept", "refuse"),
+    "Accept",
+    "any",
+  ),
   forRequest(
     "--kind",
     "kind",
@@ -220,6 +227,7 @@ const defaults = {
   pieceTimeout: 360_000,
   stallTimeout: 30_000,
   patience: 60_000,
+  unverifiedPieces: "accept",
   concurrentPieceCount: 8,
 };
 

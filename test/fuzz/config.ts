@@ -134,6 +134,7 @@ const valueKinds: Readonly<Record<ConfigKey, ValueKind>> = {
   "vortexPeer.connectTimeout": duration(30),
   "vortexPeer.stallTimeout": duration(1),
   "vortexPeer.patience": optionalDuration(),
+  "vortexPeer.unverifiedPieces": plain(fc.constantFrom("accept", "refuse"), "Accept", "any", true),
   "vortexPeer.requestTimeout": duration(1),
   "vortexPeer.parentConcurrency": limit,
   "vortexPeer.maxConnections": limit,

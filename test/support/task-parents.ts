@@ -63,6 +63,17 @@ export function holding(
   };
 }
 
+/**
+ * Creates a behaviour that announces pieces without digests. It serves the correct content, or
+ * `other` instead.
+ */
+export function withoutDigests(other?: Uint8Array, pieceLength = 0): Behaviour {
+  return ({ number, bytes }) => {
+    const start = number * pieceLength;
+    return new ClaimedContent(other?.subarray(start, start + bytes.length) ?? bytes, "");
+  };
+}
+
 /** Piece request passed to a {@link Behaviour}. */
 export interface ParentRequest {
   readonly number: number;
@@ -193,7 +204,7 @@ export class FakeParents implements TaskSource {
   }
 
   async fetchPiece(
-    { addr, number, kind }: SourceRequest,
+    { addr, number, kind, unverifiedPieces }: SourceRequest,
     { signal }: SourceOptions,
   ): Promise<Piece> {
     const behaviour = this.#behaviours.get(addr);
@@ -225,6 +236,8 @@ export class FakeParents implements TaskSource {
     const claim = answer instanceof ClaimedContent ? answer : undefined;
     const digest =
       claim?.digest ?? digestOf(this.#algorithm, claim?.bytes ?? bytes, portableHashers);
+    if (digest === "" && unverifiedPieces === "refuse")
+      throw new VortexError("ProtocolViolation", "the piece has no digest");
     const { offset, length } = this.#extentOf(number);
     const chunks = checked(answer, digest, over, signal, onRead);
     return pieceOf({ number, kind, offset, length, digest }, chunks, over, (memory) => {
@@ -248,7 +261,7 @@ export class FakeParents implements TaskSource {
 
 /**
  * Yields the chunks of a piece like a real downloader. After an abort it yields no chunk. It yields
- * the last chunk only if the content matches `digest`.
+ * the last chunk only if the content matches `digest`, unless that is empty.
  */
 async function* checked(
   answer: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
@@ -259,16 +272,16 @@ async function* checked(
 ): AsyncGenerator<Uint8Array<ArrayBuffer>, void, void> {
   onRead();
   const algorithm = digest.slice(0, digest.indexOf(":")) as DigestAlgorithm;
-  const hasher = portableHashers(algorithm);
+  const hasher = digest === "" ? undefined : portableHashers(algorithm);
   let last: Uint8Array<ArrayBuffer> | undefined;
   try {
     for await (const chunk of answer) {
       if (signal.aborted) throw abortedError(signal, "the request");
       if (last !== undefined) yield last;
-      hasher.update(chunk);
+      hasher?.update(chunk);
       last = unshared(chunk);
     }
-    if (`${algorithm}:${hasher.encode()}` !== digest)
+    if (hasher !== undefined && `${algorithm}:${hasher.encode()}` !== digest)
       throw new VortexError("DigestMismatch", "the content is wrong");
     if (last !== undefined) yield last;
   } finally {

@@ -155,6 +155,7 @@ describe("options", () => {
       patience: undefined,
       maxPieceLength: undefined,
       maxMetadataLength: undefined,
+      unverifiedPieces: undefined,
       pool: undefined,
       concurrentPieceCount: undefined,
       parentConcurrency: undefined,

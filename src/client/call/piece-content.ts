@@ -19,9 +19,12 @@ export interface ContentSource {
 export interface ExpectedContent {
   /** Length of the whole piece in bytes, even if only a range of it is returned. */
   readonly length: number;
-  /** Expected digest of the whole piece, `algorithm:encoded`. */
+  /** Expected digest of the whole piece, `algorithm:encoded`. Empty if the peer announced none. */
   readonly digest: string;
-  /** Hasher for the algorithm of `digest`; undefined if the digest has been verified already. */
+  /**
+   * Hasher for the algorithm of `digest`. Undefined if there is no digest, or it has been verified
+   * already.
+   */
   readonly hasher: Hasher | undefined;
   /** Offset within the piece of the first byte to return. */
   readonly start: number;
@@ -140,7 +143,7 @@ export class PieceContent {
   }
 
   /**
-   * Verifies the digest of the content, unless it has been verified already.
+   * Verifies the digest of the content, unless it has been verified already or there is none.
    *
    * @throws `DigestMismatch` if the content has another digest
    */

@@ -19,6 +19,7 @@ export function downloaderSettings(options: TransferOptions, runtime: Runtime): 
     patience: options.patience ?? 60_000,
     maxPieceLength: options.maxPieceLength ?? MAX_PIECE_LENGTH,
     maxMetadataLength: options.maxMetadataLength ?? 64 * 1024,
+    unverifiedPieces: options.unverifiedPieces ?? "accept",
     pool: {
       connectionsPerAddress: options.pool?.connectionsPerAddress ?? 1,
       capacity: options.pool?.capacity ?? 2_000,

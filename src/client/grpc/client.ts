@@ -195,6 +195,7 @@ export class GrpcClient implements PieceClient {
     return StreamedTask.begin(messages, {
       taskId,
       range: options.range,
+      unverifiedPieces: options.unverifiedPieces,
       scope,
       settings: this.#settings,
       addr,

@@ -2,9 +2,14 @@ import { type Digest, digestOf, parseDigest } from "../../digest/digest.ts";
 import { metadataDigest } from "../../digest/piece-metadata.ts";
 import { VortexError } from "../../errors.ts";
 import type { Piece as PieceMessage } from "../../gen/common/v2/common_pb.ts";
-import type { Piece, PieceMetadata } from "../../piece.ts";
+import type { Piece, PieceMetadata, UnverifiedPieces } from "../../piece.ts";
 import { unshared } from "../../unshared.ts";
-import { alreadyVerified, announcedDigest, validateAnnouncement } from "../call/announcement.ts";
+import {
+  type AnnouncedDigest,
+  alreadyVerified,
+  announcedDigest,
+  validateAnnouncement,
+} from "../call/announcement.ts";
 import type { ContentSource } from "../call/piece-content.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
@@ -20,8 +25,8 @@ export interface PieceAnswer {
  * Verifies a DownloadPiece response: the metadata against the request, and the content against the
  * metadata. Returns the piece after all checks have passed.
  *
- * @throws `ProtocolViolation` if the response has no piece, or a digest is malformed or has an
- * unsupported algorithm
+ * @throws `ProtocolViolation` if the response has no piece, or a digest is malformed, has an
+ * unsupported algorithm, or is missing and `unverifiedPieces` is `refuse`
  * @throws `PieceMismatch` if the piece has another number than requested
  * @throws `LimitExceeded` if the piece is longer than `maxPieceLength`, or ends beyond 2^53 - 1
  * @throws `LengthMismatch` if the content has another length than the metadata states
@@ -40,18 +45,20 @@ export function acceptAnswer(
   }
   const metadata = toMetadata(piece);
   const content = unshared(piece.content ?? new Uint8Array(0));
-  const announcement = validateAnnouncement(request, metadata, settings.maxPieceLength);
+  const announcement = validateAnnouncement(request, metadata, settings);
   requireLength(content, metadata, addr);
   if (digest !== undefined) requireMetadataDigest(metadata, digest, addr, settings);
   // The digest of the whole piece is verified here, even for a range, and not again while reading.
-  requireDigest(content, metadata, addr, settings);
+  requireDigest(content, announcement.digest, addr, settings);
   return alreadyVerified(announcement, oneChunk(content), scope);
 }
 
 /**
  * Verifies the content of a piece against the length and digest in its metadata.
  *
- * @throws `ProtocolViolation` if the digest is malformed or its algorithm unsupported
+ * @param policy policy for a piece without a digest
+ * @throws `ProtocolViolation` if the digest is malformed, its algorithm unsupported, or it is
+ * missing and `policy` is `refuse`
  * @throws `LengthMismatch` if the content has another length
  * @throws `DigestMismatch` if the content has another digest
  */
@@ -60,9 +67,10 @@ export function verifyContent(
   metadata: PieceMetadata,
   addr: string,
   settings: DownloaderSettings,
+  policy: UnverifiedPieces,
 ): void {
   requireLength(content, metadata, addr);
-  requireDigest(content, metadata, addr, settings);
+  requireDigest(content, announcedDigest(metadata.digest, addr, policy), addr, settings);
 }
 
 /** Converts a `common.v2.Piece` message to piece metadata, without checking it. */
@@ -90,14 +98,14 @@ function requireLength(content: Uint8Array, { length }: PieceMetadata, addr: str
 
 function requireDigest(
   content: Uint8Array,
-  metadata: PieceMetadata,
+  announced: AnnouncedDigest | undefined,
   addr: string,
   { runtime }: DownloaderSettings,
 ): void {
-  const { algorithm, digest } = announcedDigest(metadata.digest, addr);
-  const found = digestOf(algorithm, content, runtime.hashers);
-  if (found === digest) return;
-  const message = `digest of the content: expected ${metadata.digest}, got ${found}`;
+  if (announced === undefined) return;
+  const found = digestOf(announced.algorithm, content, runtime.hashers);
+  if (found === announced.text) return;
+  const message = `digest of the content: expected ${announced.text}, got ${found}`;
   throw new VortexError("DigestMismatch", message, { addr });
 }
 

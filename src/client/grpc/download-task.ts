@@ -14,7 +14,7 @@ import {
   taskIdOfUrl,
   type UrlIdentity,
 } from "../../ids.ts";
-import type { PieceMetadata } from "../../piece.ts";
+import type { PieceMetadata, UnverifiedPieces } from "../../piece.ts";
 import { unshared } from "../../unshared.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { CallOptions, DownloaderSettings } from "../downloader.ts";
@@ -71,11 +71,22 @@ export interface DownloadTaskOptions extends CallOptions {
    * whole. For standard tasks only. Default: all pieces.
    */
   readonly range?: { readonly start: number; readonly end: number } | undefined;
+  /**
+   * Policy for a piece without a digest, see {@link UnverifiedPieces}. Default: the value of the
+   * downloader, `accept`.
+   */
+  readonly unverifiedPieces?: UnverifiedPieces | undefined;
 }
 
-/** Received piece with its content. Length and digest of the content are verified. */
+/**
+ * Received piece with its content. Length and digest of the content are verified; only the length,
+ * if the peer announced no digest.
+ */
 export interface FetchedPiece extends PieceExtent {
-  /** Digest of the content as announced by the peer, `algorithm:encoded`. */
+  /**
+   * Digest of the content as announced by the peer, `algorithm:encoded`. Empty if it announced
+   * none.
+   */
   readonly digest: string;
   /** Metadata of the piece as received from the peer. */
   readonly metadata: PieceMetadata;
@@ -234,6 +245,7 @@ export class StreamedTask implements TaskPieces {
   readonly #scope: CallScope;
   readonly #settings: DownloaderSettings;
   readonly #addr: string;
+  readonly #policy: UnverifiedPieces;
   readonly #start: number;
   readonly #end: number;
   #taken = false;
@@ -243,7 +255,7 @@ export class StreamedTask implements TaskPieces {
     { taskId, hostId, peerId }: TaskMessage,
     contentLength: number,
     messages: AsyncIterator<TaskMessage>,
-    { range, scope, settings, addr }: StreamOptions,
+    { range, scope, settings, addr, unverifiedPieces }: StreamOptions,
   ) {
     this.taskId = taskId;
     this.hostId = hostId;
@@ -253,6 +265,7 @@ export class StreamedTask implements TaskPieces {
     this.#scope = scope;
     this.#settings = settings;
     this.#addr = addr;
+    this.#policy = unverifiedPieces ?? settings.unverifiedPieces;
     this.#start = range?.start ?? 0;
     this.#end = Math.min(range?.end ?? contentLength, contentLength);
   }
@@ -370,7 +383,7 @@ export class StreamedTask implements TaskPieces {
         { addr },
       );
     }
-    verifyContent(content, metadata, addr, this.#settings);
+    verifyContent(content, metadata, addr, this.#settings, this.#policy);
     this.#bytes += extent.length;
     return { ...extent, digest: piece.digest, metadata, content };
   }
@@ -400,6 +413,8 @@ export interface StreamOptions {
   readonly taskId: string;
   /** Requested byte range of the task; `end` is exclusive. Default: the whole task. */
   readonly range?: { readonly start: number; readonly end: number } | undefined;
+  /** Policy for a piece without a digest. Default: the value of the downloader. */
+  readonly unverifiedPieces?: UnverifiedPieces | undefined;
   /** Timeouts and abort signal of the call. */
   readonly scope: CallScope;
   /** Settings of the downloader. */

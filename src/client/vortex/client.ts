@@ -111,9 +111,8 @@ export class VortexClient implements PieceClient {
       this.#completedReads++;
       const metadata = expectContent(answer, kind, request.addr);
       const source = contentSource(stream.reader, decoder.takeRest(), () => this.#completedReads++);
-      const { maxPieceLength, runtime } = this.#settings;
-      const announcement = validateAnnouncement(request, metadata, maxPieceLength);
-      return readVerified(announcement, source, scope, runtime.hashers);
+      const announcement = validateAnnouncement(request, metadata, this.#settings);
+      return readVerified(announcement, source, scope, this.#settings.runtime.hashers);
     } catch (error) {
       const failure = scope.failure ?? withAddress(error, request.addr);
       abandonStream(stream, failure);

@@ -477,6 +477,8 @@ describe("vortex-peer piece", () => {
           "2m",
           "--stall-timeout",
           "300ms",
+          "--unverified-pieces",
+          "refuse",
         ];
         await run(sdk, pieceOf(peers.tcp, 0, ...timeouts));
         const usual = downloaderOptions(parseConfig({}));
@@ -491,7 +493,13 @@ describe("vortex-peer piece", () => {
           { ...usual, protocol: "grpc", tls: pinned, apiTls: pinned },
           { ...usual, protocol: "grpc", tls: {}, apiTls: {} },
           { ...usual, protocol: "grpc" },
-          { ...usual, connectTimeout: 1_000, pieceTimeout: 120_000, stallTimeout: 300 },
+          {
+            ...usual,
+            connectTimeout: 1_000,
+            pieceTimeout: 120_000,
+            stallTimeout: 300,
+            unverifiedPieces: "refuse",
+          },
         ]);
         // The defaults in the help are those of the library.
         const { connectTimeout, pieceTimeout, stallTimeout, concurrentPieceCount } =

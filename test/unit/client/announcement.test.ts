@@ -28,15 +28,16 @@ const valid: PieceMetadata = {
   createdAtSeconds: 0n,
 };
 
+const limits = { maxPieceLength: 1000, unverifiedPieces: "accept" } as const;
+
 describe("validateAnnouncement", () => {
   it("accepts metadata that answers the request", () => {
-    const announcement = validateAnnouncement(request, valid, 1000);
+    const announcement = validateAnnouncement(request, valid, limits);
     assert.deepEqual(announcement, {
       kind: "standard",
       metadata: valid,
       length: 1000,
-      digest: valid.digest,
-      algorithm: "sha256",
+      digest: { text: valid.digest, algorithm: "sha256" },
       start: 0,
       end: 1000,
     });
@@ -47,15 +48,45 @@ describe("validateAnnouncement", () => {
     ["a length over the limit", "LimitExceeded", { length: 1001n }],
     ["an end beyond 2^53", "LimitExceeded", { offset: BigInt(Number.MAX_SAFE_INTEGER) - 999n }],
     ["a digest of another algorithm", "ProtocolViolation", { digest: "blake3:00" }],
-    ["a malformed digest", "ProtocolViolation", { digest: "" }],
+    ["a malformed digest", "ProtocolViolation", { digest: "crc32" }],
     ["a range over the end of the piece", "InvalidArgument", {}, { start: 0, end: 1001 }],
   ];
   for (const [what, code, changes, range] of faults) {
     it(`rejects ${what} with ${code}`, () => {
       const asked = { ...request, ...(range && { range }) };
-      assertThrows(() => validateAnnouncement(asked, { ...valid, ...changes }, 1000), code);
+      assertThrows(() => validateAnnouncement(asked, { ...valid, ...changes }, limits), code);
     });
   }
+});
+
+describe("a piece without a digest", () => {
+  const bare = { ...valid, digest: "" };
+
+  it("is accepted by default, and its content verified by length only", async () => {
+    const announcement = validateAnnouncement(request, bare, limits);
+    assert.equal(announcement.digest, undefined);
+    const other = seededBytes(6, 1000);
+    const { scope, source } = callWith(other);
+    const piece = readVerified(announcement, source, scope, portableHashers);
+    assert.equal(piece.digest, "");
+    assert.deepEqual(await piece.bytes(), other);
+    const short = callWith(other.subarray(1));
+    const cut = readVerified(announcement, short.source, short.scope, portableHashers);
+    await assertRejects(cut.bytes(), "TruncatedContent");
+  });
+
+  it("is refused by the policy refuse, of the request before that of the downloader", () => {
+    const refusing = { ...limits, unverifiedPieces: "refuse" } as const;
+    const refused = assertThrows(
+      () => validateAnnouncement(request, bare, refusing),
+      "ProtocolViolation",
+    );
+    assert.match(refused.message, /unverifiedPieces/);
+    const asked = { ...request, unverifiedPieces: "refuse" } as const;
+    assertThrows(() => validateAnnouncement(asked, bare, limits), "ProtocolViolation");
+    const allowed = { ...request, unverifiedPieces: "accept" } as const;
+    assert.equal(validateAnnouncement(allowed, bare, refusing).digest, undefined);
+  });
 });
 
 describe("readVerified", () => {
@@ -96,7 +127,7 @@ describe("alreadyVerified", () => {
 });
 
 function announcementOf(range?: ByteRange) {
-  return validateAnnouncement({ ...request, ...(range && { range }) }, valid, 1000);
+  return validateAnnouncement({ ...request, ...(range && { range }) }, valid, limits);
 }
 
 function callWith(bytes: Uint8Array) {

@@ -335,8 +335,19 @@ describe("verification of a piece over gRPC", () => {
   });
 
   it("an unsupported content digest is a ProtocolViolation", async () => {
-    await failure(answer({ digest: "" }), "ProtocolViolation");
+    await failure(answer({ digest: "crc32" }), "ProtocolViolation");
     await failure(answer({ digest: "blake3:00" }), "ProtocolViolation");
+  });
+
+  it("a piece without a digest is accepted, unless unverifiedPieces refuses it", async () => {
+    const peer = scriptedPeer({ downloadPiece: () => answer({ digest: "" }) });
+    const { downloader } = downloaderOf(new MemoryGrpcBinding(peer));
+    const piece = await downloader.downloadPiece(request);
+    assert.equal(piece.digest, "");
+    assert.deepEqual(await piece.bytes(), content);
+    const refused = { ...request, unverifiedPieces: "refuse" } as const;
+    await assertRejects(downloader.downloadPiece(refused), "ProtocolViolation");
+    await failure(answer({ digest: "", length: 4999n }), "LengthMismatch");
   });
 
   it("a piece over the limit or beyond 2^53 is a LimitExceeded", async () => {

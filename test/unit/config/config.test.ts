@@ -25,6 +25,7 @@ const defaults: Config = {
     connectTimeout: 2_000,
     stallTimeout: 30_000,
     patience: 60_000,
+    unverifiedPieces: "accept",
     requestTimeout: 10_000,
     parentConcurrency: 32,
     maxConnections: 1_024,
@@ -223,7 +224,7 @@ describe("parseConfig", () => {
       ],
       [
         { conectTimeout: "1s" },
-        'vortexPeer.conectTimeout "1s": expected no other keys than connectTimeout, stallTimeout, patience, requestTimeout, ' +
+        'vortexPeer.conectTimeout "1s": expected no other keys than connectTimeout, stallTimeout, patience, unverifiedPieces, requestTimeout, ' +
           "parentConcurrency, maxConnections, maxStreams, pool, quic",
       ],
       [{ quic: [] }, "vortexPeer.quic […]: expected keys with values"],

@@ -242,6 +242,7 @@ const others: { readonly [Key in ConfigKey]?: unknown } = {
   "vortexPeer.connectTimeout": 1,
   "vortexPeer.stallTimeout": 1,
   "vortexPeer.patience": 0,
+  "vortexPeer.unverifiedPieces": "refuse",
   "vortexPeer.requestTimeout": 1,
   "vortexPeer.parentConcurrency": 1,
   "vortexPeer.maxConnections": 1,

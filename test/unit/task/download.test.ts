@@ -683,7 +683,7 @@ describe("limits", () => {
         cancel: () => {},
       };
       const pieceRequest = { addr, hostId, taskId: id, number, kind };
-      const announcement = validateAnnouncement(pieceRequest, metadata, settings.maxPieceLength);
+      const announcement = validateAnnouncement(pieceRequest, metadata, settings);
       return readVerified(announcement, source, scope, settings.runtime.hashers);
     };
     const to = memorySink();
