@@ -63,6 +63,8 @@ export type ErrorCode =
   | "RemoteBusy"
   /** The peer reported an error with a code that this library does not know. */
   | "RemoteUnknown"
+  /** The peer could not fetch the task from its origin. The property `origin` has the response. */
+  | "OriginFailed"
 
   /** No process listens at the address, or the peer refused the connection. */
   | "ConnectionRefused"
@@ -116,6 +118,7 @@ const kinds: Record<ErrorCode, ErrorKind> = {
   RemoteUnimplemented: "remote",
   RemoteBusy: "remote",
   RemoteUnknown: "remote",
+  OriginFailed: "remote",
   ConnectionRefused: "transport",
   Unreachable: "transport",
   ProtocolNotSupported: "transport",
@@ -141,6 +144,8 @@ export interface VortexErrorOptions {
   readonly cause?: unknown | undefined;
   /** Address of the peer, in the form `host:port`. Default: none. */
   readonly addr?: string | undefined;
+  /** Failure of the task's origin, for the code `OriginFailed`. Default: none. */
+  readonly origin?: VortexError["origin"];
 }
 
 /**
@@ -183,12 +188,30 @@ export class VortexError extends Error {
    * address is not known.
    */
   readonly addr: string | undefined;
+  /**
+   * Failure of the task's origin, as reported by a peer that fetched the task there. All its texts
+   * are untrusted. Undefined for every other code than `OriginFailed`.
+   */
+  readonly origin:
+    | {
+        /** HTTP status of the origin's response; undefined if the peer reported none. */
+        readonly status: number | undefined;
+        /**
+         * HTTP headers of the origin's response, by lower-case name, at most 64. Values have at
+         * most 1,024 characters.
+         */
+        readonly headers: Readonly<Record<string, string>>;
+        /** Message of the peer about the failure, at most 1,024 characters on one line. */
+        readonly message: string;
+      }
+    | undefined;
 
   constructor(code: ErrorCode, message: string, options: VortexErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.kind = kinds[code];
     this.addr = options.addr;
+    this.origin = options.origin;
     this.name =
       this.kind === "timeout" || (code === "Aborted" && isTimeout(options.cause))
         ? "TimeoutError"
@@ -215,9 +238,9 @@ export class VortexError extends Error {
   }
 
   /**
-   * Returns a plain object for `JSON.stringify`, with the causes. Never throws. Omits `addr` and
-   * `cause` if they are undefined. Describes at most eight levels of causes, and 1,000 objects in
-   * total; replaces the others, and cycles, by a text.
+   * Returns a plain object for `JSON.stringify`, with the causes. Never throws. Omits `addr`,
+   * `origin` and `cause` if they are undefined. Describes at most eight levels of causes, and 1,000
+   * objects in total; replaces the others, and cycles, by a text.
    */
   toJSON(): VortexErrorJson {
     return plainError(this, [], { left: MAX_JSON_OBJECTS }) as unknown as VortexErrorJson;
@@ -236,6 +259,8 @@ export interface VortexErrorJson {
   readonly message: string;
   /** Address of the peer, in the form `host:port`. Absent if the error has none. */
   readonly addr?: string;
+  /** Failure of the task's origin. Absent if the error has none. */
+  readonly origin?: NonNullable<VortexError["origin"]>;
   /**
    * Cause of the error. An error of this library has this form. Any other error has `name` and
    * `message`, and `code` and `cause` if it has them. An `AggregateError` also has `errors`, an
@@ -282,7 +307,7 @@ function plainError(
   return plain;
 }
 
-const VORTEX_FIELDS = ["name", "code", "kind", "message", "addr", "cause"] as const;
+const VORTEX_FIELDS = ["name", "code", "kind", "message", "addr", "origin", "cause"] as const;
 const NATIVE_FIELDS = ["name", "code", "message", "cause", "errors"] as const;
 
 /** Converts any value to one that `JSON.stringify` accepts. Copies objects. */
@@ -303,10 +328,10 @@ function plainValue(value: unknown, outer: readonly object[], budget: { left: nu
 }
 
 /**
- * Returns a copy of `error` with the address of the peer, and the same code, message, cause and
- * stack. The decoder and the transports create errors without an address. If `error` has an address
- * already, returns it unchanged. Converts a value other than a `VortexError` to an error with the
- * code `Internal`.
+ * Returns a copy of `error` with the address of the peer, and the same code, message, origin, cause
+ * and stack. The decoder and the transports create errors without an address. If `error` has an
+ * address already, returns it unchanged. Converts a value other than a `VortexError` to an error
+ * with the code `Internal`.
  */
 export function withAddress(error: unknown, addr: string): VortexError {
   if (!(error instanceof VortexError)) return VortexError.from(error, "Internal", undefined, addr);
@@ -314,6 +339,7 @@ export function withAddress(error: unknown, addr: string): VortexError {
   const copy = new VortexError(error.code, error.message, {
     cause: "cause" in error ? error.cause : error,
     addr,
+    origin: error.origin,
   });
   shareStack(copy, error);
   return copy;

@@ -2,7 +2,9 @@ import { type ClientHttp2Session, type ClientHttp2Stream, connect, constants } f
 import { connect as connectPlaintext, type Socket } from "node:net";
 import { connect as connectSocket, type TLSSocket } from "node:tls";
 import type { Transport as ConnectTransport } from "@connectrpc/connect";
-import { createGrpcTransport, type GrpcTransportOptions } from "@connectrpc/connect-node";
+import { createTransport } from "@connectrpc/connect/protocol-grpc";
+import { createNodeHttpClient } from "@connectrpc/connect-node";
+import { withoutStatusDetails } from "../../src/client/grpc/status-details.ts";
 import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress, splitZone } from "../../src/transport/address.ts";
 import type {
@@ -164,7 +166,7 @@ function openSession(
 class Http2Connection implements GrpcConnection {
   readonly closed: Promise<void>;
   readonly #session: ClientHttp2Session;
-  readonly #options: GrpcTransportOptions;
+  readonly #baseUrl: string;
   readonly #maxMessageLength: number;
   /** Guard that destroys the HTTP/2 session if one of the session's event callbacks throws. */
   readonly #guard: Guard;
@@ -187,14 +189,7 @@ class Http2Connection implements GrpcConnection {
     this.#session = session;
     this.#guard = new Guard({ end: () => session.destroy() });
     this.#maxMessageLength = maxMessageLength;
-    this.#options = {
-      baseUrl: originOf(remote, tls),
-      // Connect accepts gzip by default. Most pieces are compressed already, and gzip costs four
-      // fifths of the rate.
-      acceptCompression: [],
-      // Unknown fields are never read, and each takes some hundred bytes.
-      binaryOptions: { readUnknownFields: false },
-    };
+    this.#baseUrl = originOf(remote, tls);
     this.#terminated = new Promise((resolve) => {
       if (session.destroyed) resolve();
       session.once("close", resolve);
@@ -224,11 +219,10 @@ class Http2Connection implements GrpcConnection {
 
   transport(onBytes: () => void, bounds: GrpcCallBounds = {}): ConnectTransport {
     const { maxMessageLength = this.#maxMessageLength, onMessage, signal } = bounds;
-    return createGrpcTransport({
-      ...this.#options,
-      readMaxBytes: maxMessageLength,
-      sessionManager: {
-        authority: new URL(this.#options.baseUrl).origin,
+    const httpClient = createNodeHttpClient({
+      httpVersion: "2",
+      sessionProvider: () => ({
+        authority: new URL(this.#baseUrl).origin,
         request: async (method, path, headers, options) => {
           await this.#awaitStreamCredit(signal);
           const stream = this.#session.request(
@@ -242,7 +236,22 @@ class Http2Connection implements GrpcConnection {
           return byWholeMessages(stream, maxMessageLength, guard, onBytes, onMessage);
         },
         notifyResponseByteRead: () => {},
-      },
+      }),
+    });
+    return createTransport({
+      baseUrl: this.#baseUrl,
+      httpClient: withoutStatusDetails(httpClient),
+      useBinaryFormat: true,
+      interceptors: [],
+      // Connect's clients accept gzip by default. Most pieces are compressed already, and gzip
+      // costs four fifths of the rate.
+      acceptCompression: [],
+      sendCompression: null,
+      compressMinBytes: 1024,
+      // Unknown fields are never read, and each takes some hundred bytes.
+      binaryOptions: { readUnknownFields: false },
+      readMaxBytes: maxMessageLength,
+      writeMaxBytes: 0xffffffff,
     });
   }
 

@@ -20,6 +20,8 @@ const byCode: Partial<Record<ErrorCode, RetryDecision>> = {
   // A retry fails in the same way, unless the peer was upgraded meanwhile.
   RemoteInvalidArgument: "exclude",
   RemoteUnimplemented: "exclude",
+  // The parent does not have the task, and its origin does not give it.
+  OriginFailed: "exclude",
   // A failed handshake terminates the whole dfdaemon (1.1.0 to 1.4.8), so it is not repeated.
   ProtocolNotSupported: "ban",
   HandshakeFailed: "ban",

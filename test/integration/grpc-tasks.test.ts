@@ -3,6 +3,7 @@ import { Buffer } from "node:buffer";
 import { createServer, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { describe, it } from "node:test";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
@@ -13,7 +14,10 @@ import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { TransferOptions } from "../../src/client/downloader.ts";
 import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
 import { type ErrorCode, VortexError } from "../../src/errors.ts";
-import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
+import {
+  DfdaemonUpload,
+  DownloadTaskResponseSchema,
+} from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { taskIdOfUrl } from "../../src/ids.ts";
 import { portableRuntime, type Runtime } from "../../src/runtime.ts";
 import { serverSettings } from "../../src/server/admission/upload.ts";
@@ -504,6 +508,58 @@ describe("tasks over gRPC, from hostile servers", () => {
       "ProtocolViolation",
     ],
   ];
+  it("an origin error of dfdaemon causes OriginFailed with its status", testOptions, async () => {
+    const backend = { message: "no such object", header: { Server: "s3" }, status_code: 404 };
+    const status = {
+      "grpc-status": "13",
+      "grpc-message": "backend error",
+      "grpc-status-details-bin": btoa(JSON.stringify(backend)),
+    };
+    const ids = { hostId: "h", taskId, peerId: "p" };
+    const value = { contentLength: BigInt(content.length) };
+    const response = { case: "downloadTaskStartedResponse", value } as const;
+    const started = toBinary(
+      DownloadTaskResponseSchema,
+      create(DownloadTaskResponseSchema, { ...ids, response }),
+    );
+    const answers: readonly ((stream: ServerHttp2Stream) => void)[] = [
+      (stream) => stream.respond({ ...head, ...status }, { endStream: true }),
+      (stream) => {
+        stream.on("wantTrailers", () => stream.sendTrailers(status));
+        stream.respond(head, { waitForTrailers: true });
+        stream.end(Uint8Array.of(0, 0, 0, 0, started.length, ...started));
+      },
+    ];
+    for (const answer of answers) {
+      await hostile(answer, async (addr) => {
+        const settings = downloaderSettings({}, runtime);
+        await using downloader = new GrpcDownloader(async () => grpcBinding(), settings);
+        const failed = downloader.downloadTask(addr, source).then(all);
+        const error = await assertRejects(failed, "OriginFailed");
+        const origin = { status: 404, headers: { server: "s3" }, message: "no such object" };
+        assert.deepEqual(error.origin, origin);
+        assert.deepEqual(JSON.parse(JSON.stringify(error)).origin, origin);
+        assert.equal(error.kind, "remote");
+        assert.equal(error.addr, addr);
+        assert.match(error.message, /status 404: no such object$/);
+      });
+    }
+  });
+
+  it("unreadable status details leave the status as it is", testOptions, async () => {
+    for (const details of ["AAAA", "e30", btoa("{"), "%"]) {
+      const status = { "grpc-status": "5", "grpc-status-details-bin": details };
+      await hostile(
+        (stream) => stream.respond({ ...head, ...status }, { endStream: true }),
+        async (addr) => {
+          const settings = downloaderSettings({}, runtime);
+          await using downloader = new GrpcDownloader(async () => grpcBinding(), settings);
+          await assertRejects(downloader.downloadTask(addr, source), "NotFound");
+        },
+      );
+    }
+  });
+
   for (const [what, answer, code] of cases) {
     it(`a server that ${what} causes ${code}`, testOptions, async () => {
       await hostile(answer, async (addr) => {

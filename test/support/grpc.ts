@@ -5,6 +5,7 @@ import {
   type UniversalHandler,
 } from "@connectrpc/connect/protocol";
 import { createTransport } from "@connectrpc/connect/protocol-grpc";
+import { withoutStatusDetails } from "../../src/client/grpc/status-details.ts";
 import { DfdaemonUpload } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { type GrpcRequest, MAX_REQUEST_LENGTH } from "../../src/server/grpc/call.ts";
 import { dispatch, type GrpcDispatcher } from "../../src/server/grpc/dispatcher.ts";
@@ -90,13 +91,13 @@ export class MemoryGrpcConnection implements GrpcConnection {
     this.onBytes = onBytes;
     return createTransport({
       baseUrl: "http://in-memory",
-      httpClient: (request) => {
+      httpClient: withoutStatusDetails((request) => {
         const signal = AbortSignal.any([
           this.#life.signal,
           ...(request.signal === undefined ? [] : [request.signal]),
         ]);
         return this.#peer({ ...request, signal });
-      },
+      }),
       useBinaryFormat: true,
       interceptors: [],
       acceptCompression: [],

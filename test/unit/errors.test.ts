@@ -31,6 +31,7 @@ const codes: Record<ErrorKind, readonly ErrorCode[]> = {
     "RemoteUnimplemented",
     "RemoteBusy",
     "RemoteUnknown",
+    "OriginFailed",
   ],
   transport: [
     "ConnectionRefused",

@@ -1,5 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { type ErrorCode, remoteText, VortexError } from "../../errors.ts";
+import { originFailure } from "./status-details.ts";
 
 /**
  * Converts an error of the Connect library to a `VortexError`.
@@ -21,10 +22,16 @@ export function callFailure(
       cause: error,
       addr,
     });
-  if (failure.metadata.has("grpc-status") || failure.metadata.has("grpc-status-details-bin")) {
+  if (failure.metadata.has("grpc-status")) {
     // Message of Connect for a gRPC status that is unknown or not a number.
     if (detail.startsWith("invalid grpc-status"))
       return make("RemoteUnknown", `answer of the peer: ${detail}`);
+    const origin = failure.code === Code.Internal ? originFailure(failure.metadata) : undefined;
+    if (origin !== undefined) {
+      const status = origin.status === undefined ? "an error" : `status ${origin.status}`;
+      const message = `origin of the task: the peer got ${status}: ${origin.message || detail}`;
+      return new VortexError("OriginFailed", message, { cause: error, addr, origin });
+    }
     return make(
       statusCodes[failure.code] ?? "RemoteUnknown",
       `the peer answered ${Code[failure.code]}: ${detail}`,
