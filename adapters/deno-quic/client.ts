@@ -24,7 +24,7 @@ import {
 } from "./options.ts";
 
 /**
- * Maximum number of peers remembered as supporting no ALPN. Above it, the peer remembered first is
+ * Maximum number of peers remembered as requiring ALPN. Above it, the peer remembered first is
  * forgotten.
  */
 const MAX_REMEMBERED_PEERS = 1024;
@@ -40,8 +40,8 @@ export class DenoQuicDialler {
   readonly #endpoints: ClientEndpoints;
   readonly #guard = new Guard();
   readonly #resolver: Resolver | undefined;
-  /** Addresses of peers that support no ALPN, like dfdaemon, in the order of their discovery. */
-  readonly #peersWithoutAlpn = new Set<string>();
+  /** Addresses of peers that require this library's ALPN, in the order of their discovery. */
+  readonly #peersWithAlpn = new Set<string>();
 
   /**
    * @throws `InvalidArgument` if a TLS option is unusable, or if pinned fingerprints are combined
@@ -93,6 +93,11 @@ export class DenoQuicDialler {
     });
   }
 
+  /**
+   * Dials an unknown peer without ALPN first. A peer of this library refuses that, which costs one
+   * round trip. The reverse order would end a dfdaemon of 1.1.0 to 1.4.8, since it exits when a
+   * handshake fails.
+   */
   async #dialAddress(
     remote: Address,
     host: string,
@@ -101,20 +106,15 @@ export class DenoQuicDialler {
   ): Promise<Connection> {
     const addr = formatAddress(remote);
     if (signal?.aborted) throw abortedError(signal, `dialling ${addr}`);
-    const stock = this.#peersWithoutAlpn.has(addr);
+    const stock = !this.#peersWithAlpn.has(addr);
     try {
       return await this.#dialAs(stock, remote, host, earlyData, signal);
     } catch (error) {
       if (!isProtocolRefused(error)) throw error;
       // The peer at this address has changed, or is dialled for the first time.
-      this.#peersWithoutAlpn.delete(addr);
-      const connection = await this.#dialAs(!stock, remote, host, earlyData, signal).catch(
-        (second) => {
-          // If both attempts fail, the refusal of ALPN "vortex" is the more useful error.
-          throw isProtocolRefused(second) ? error : second;
-        },
-      );
-      if (!stock) this.#rememberWithoutAlpn(addr);
+      this.#peersWithAlpn.delete(addr);
+      const connection = await this.#dialAs(!stock, remote, host, earlyData, signal);
+      if (stock) this.#rememberWithAlpn(addr);
       return connection;
     }
   }
@@ -124,11 +124,11 @@ export class DenoQuicDialler {
     this.#endpoints.close();
   }
 
-  #rememberWithoutAlpn(addr: string): void {
-    this.#peersWithoutAlpn.add(addr);
-    if (this.#peersWithoutAlpn.size <= MAX_REMEMBERED_PEERS) return;
-    const [oldest] = this.#peersWithoutAlpn;
-    if (oldest !== undefined) this.#peersWithoutAlpn.delete(oldest);
+  #rememberWithAlpn(addr: string): void {
+    this.#peersWithAlpn.add(addr);
+    if (this.#peersWithAlpn.size <= MAX_REMEMBERED_PEERS) return;
+    const [oldest] = this.#peersWithAlpn;
+    if (oldest !== undefined) this.#peersWithAlpn.delete(oldest);
   }
 
   /**

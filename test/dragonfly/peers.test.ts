@@ -4,7 +4,10 @@ import { after, before, describe, it } from "node:test";
 import type { DownloaderOptions } from "../../src/client/factory.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { TaskParent } from "../../src/task/task.ts";
+import { crc32 } from "../interop/stock-wire.ts";
+import { runtimeName } from "../support/fixtures.ts";
 import { seededBytes } from "../support/random.ts";
+import { runner, runToEnd } from "../support/run.ts";
 import { runtimeEntry } from "../support/runtime-entry.ts";
 import { dfdaemonVersions, type Lab, missingProgram, startLab } from "./lab.ts";
 
@@ -87,6 +90,36 @@ async function fetchesTask(
   const stream = downloader.streamTask({ taskId, hostId, parents, ...known });
   assert.deepEqual(await stream.bytes(), content);
 }
+
+/** Deno's QUIC accepts the certificate of dfdaemon if it is started to, and needs no ALPN. */
+describe("a QUIC handshake of Deno, which accepts the certificate", () => {
+  const version = "1.4.8";
+  const name = `dfdaemon ${version} serves a piece and keeps running`;
+  const reason =
+    missingProgram(version) ??
+    (runtimeName === "deno" ? undefined : "this tests Deno's QUIC, which the tests on Deno cover");
+  if (reason !== undefined) {
+    it(`${name} [gap: ${reason}]`, { skip: reason }, () => {});
+    return;
+  }
+  it(name, testOptions, async () => {
+    const lab = await startLab(version);
+    try {
+      const id = await lab.seed(content);
+      const { out } = await runToEnd([
+        ...runner,
+        "--unsafely-ignore-certificate-errors=d7y",
+        "test/interop/unverified-client.ts",
+        ...[lab.addresses.quic ?? "", id, "0"],
+      ]);
+      assert.equal(out.trim(), String(crc32(content.subarray(0, pieceLength))));
+      await fetchesTask({ protocol: "tcp" }, [{ addr: lab.addresses.tcp }], id, lengths);
+      assert.ok(lab.isAlive());
+    } finally {
+      await lab.close();
+    }
+  });
+});
 
 /** Old versions exit when a QUIC handshake fails. This shows that the tests above can fail. */
 describe("a failed QUIC handshake, by a client that offers ALPN", () => {

@@ -109,7 +109,7 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
   });
 
   itUnless(onDeno, "with verify: false, needs Deno's flag and the error names it", async () => {
-    const args = [String(peer.quic), taskId, "2"];
+    const args = [`127.0.0.1:${peer.quic}`, taskId, "2"];
     const flag = "--unsafely-ignore-certificate-errors=d7y";
     assert.equal(
       await onDenoRun("test/interop/unverified-client.ts", args, [flag]),
@@ -168,6 +168,85 @@ describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which exits on a failed QUIC
       await fetchesAll(tcpTransport, peer.tcp);
       program.end();
       assert.equal((await program.ended).code, 0);
+    } finally {
+      program.kill();
+    }
+  });
+
+  itUnless(
+    onDeno,
+    "keeps running after QUIC handshakes of Deno, whose certificate checks pass",
+    async () => {
+      const { program, peer } = await startStockPeer();
+      try {
+        for (const tls of [
+          { fingerprints: [peer.fingerprint] },
+          { ca: peer.cert, serverName: "d7y" },
+        ] satisfies TlsClientOptions[]) {
+          await fetchesAll(await denoQuicTransport({ tls }), peer.quic);
+        }
+        const flag = "--unsafely-ignore-certificate-errors=d7y";
+        const args = [`127.0.0.1:${peer.quic}`, taskId, "2"];
+        assert.equal(
+          await onDenoRun("test/interop/unverified-client.ts", args, [flag]),
+          String(crc32(stockPiece(2))),
+        );
+        program.end();
+        assert.equal((await program.ended).code, 0);
+      } finally {
+        program.kill();
+      }
+    },
+  );
+
+  itUnless(undefined, "exits after a QUIC handshake that the client aborts", async () => {
+    const { program, peer } = await startStockPeer();
+    try {
+      let exited = false;
+      const ended = program.ended.finally(() => {
+        exited = true;
+      });
+      const tls = { fingerprints: [peer.fingerprint] };
+      const transport = await (runtimeName === "deno" ? denoQuicTransport : quicheTransport)({
+        tls,
+      });
+      // A handshake may complete before its abort, so the dial is repeated.
+      while (!exited) {
+        const controller = new AbortController();
+        const dial = transport.dial(
+          { host: "127.0.0.1", port: peer.quic },
+          { signal: controller.signal },
+        );
+        setImmediate(() => controller.abort());
+        await dial.then(
+          (connection) => connection.close(),
+          () => {},
+        );
+        await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 100))]);
+      }
+      await transport.close?.();
+      assert.equal((await ended).code, 101);
+    } finally {
+      program.kill();
+    }
+  });
+
+  itUnless(undefined, 'exits when quicPeers is "any" and QUIC loses the race to TCP', async () => {
+    const { program, peer } = await startStockPeer();
+    try {
+      const { createDownloader } = await runtimeEntry();
+      await using downloader = createDownloader({
+        protocol: "auto",
+        auto: { quicPeers: "any", delay: 1 },
+      });
+      const addr = { quic: `127.0.0.1:${peer.quic}`, tcp: `127.0.0.1:${peer.tcp}` };
+      const request = { addr, hostId: "host", taskId, number: 1 };
+      // The exit may also end the request over TCP.
+      await downloader.downloadPiece(request).then(
+        (piece) => piece.cancel(),
+        () => {},
+      );
+      assert.equal((await program.ended).code, 101);
     } finally {
       program.kill();
     }

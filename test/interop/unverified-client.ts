@@ -2,7 +2,7 @@
  * Test program: fetches a piece with `verify: false`, which needs a flag on Deno. Runs on Deno:
  *
  *     deno run --allow-all --unstable-net [--unsafely-ignore-certificate-errors=d7y] \
- *       unverified-client.ts PORT TASK PIECE
+ *       unverified-client.ts ADDR TASK PIECE
  *
  * It prints the CRC-32 of the content, or the error's code and message.
  */
@@ -14,14 +14,14 @@ import { VortexError } from "../../src/errors.ts";
 import { portableRuntime } from "../../src/runtime.ts";
 import { crc32 } from "./stock-wire.ts";
 
-const [, , port, taskId = "", number] = process.argv;
+const [, , addr = "", taskId = "", number] = process.argv;
 const transport = await denoQuicTransport({ tls: { verify: false } });
 await using downloader = new VortexDownloader(
   async () => transport,
   downloaderSettings({}, portableRuntime),
 );
 try {
-  const request = { addr: `127.0.0.1:${port}`, hostId: "host", taskId, number: Number(number) };
+  const request = { addr, hostId: "host", taskId, number: Number(number) };
   console.log(crc32(await (await downloader.downloadPiece(request)).bytes()));
 } catch (error) {
   if (!(error instanceof VortexError)) throw error;
