@@ -1,289 +1,308 @@
 /**
- * Runs a real Dragonfly on this machine: a scheduler, one dfdaemon as seed peer, and an origin.
- * Each lab uses a separate loopback address, so several labs can run at once. It needs no manager,
+ * Runs a real Dragonfly on this machine: a scheduler, an origin, and any number of dfdaemons. Each
+ * program uses a separate loopback address, so several labs can run at once. It needs no manager,
  * database or Redis.
  */
-import { existsSync } from "node:fs";
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer, type Server } from "node:http";
-import { type AddressInfo, connect, createServer as createTcpServer } from "node:net";
-import { homedir, tmpdir } from "node:os";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import process from "node:process";
-import type { PeerAddresses } from "../../src/transport/peer-address.ts";
+import { taskIdOfUrl } from "../../src/ids.ts";
+import { pieceLengthFor } from "../../src/piece.ts";
 import { type Outcome, type Program, runToEnd, startProgram } from "../support/run.ts";
+import { freePort, freePorts, LabNetwork, reachable } from "./addresses.ts";
+import { type Content, sha256OfFile, writeContent } from "./content.ts";
+import { type Manager, startManager } from "./manager.ts";
+import { Origin } from "./origin.ts";
+import { type DfdaemonVersion, dfgetProgram, programPath, schedulerProgram } from "./programs.ts";
+import {
+  type DaemonProtocol,
+  daemonConfig,
+  daemonPortNames,
+  daemonSocket,
+  dynconfig,
+  schedulerConfig,
+} from "./templates.ts";
 
-/** Supported versions of dfdaemon. */
-export const dfdaemonVersions = ["1.4.8", "1.5.2", "1.5.10"] as const;
-
-/** Version of dfdaemon. */
-export type DfdaemonVersion = (typeof dfdaemonVersions)[number];
-
-const SCHEDULER = "scheduler-2.5.1";
-/** One dfget serves all versions: it only talks to the local daemon, whose API is the same. */
-const DFGET = "dfget-1.5.10";
-
-/** Directory of the built programs, each named `NAME-VERSION`. */
-const programs =
-  process.env.VORTEX_PEER_LAB ??
-  join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "vortex-peer", "dragonfly");
-
-/** Returns the reason why a version of dfdaemon cannot be started; undefined if it can. */
-export function missingProgram(version: DfdaemonVersion): string | undefined {
-  const missing = [SCHEDULER, DFGET, `dfdaemon-${version}`].find(
-    (name) => !existsSync(join(programs, name)),
-  );
-  return missing && `Dragonfly's ${missing} is not in the directory named by VORTEX_PEER_LAB`;
+/** Options of {@link Lab.startDaemon}. */
+export interface DaemonOptions {
+  /** Name in logs and in the host id. */
+  readonly name: string;
+  /** True for a seed peer, which fetches from the origin for others. Default false. */
+  readonly seed?: boolean;
+  /** Protocol over which the daemon fetches from other daemons. Default `tcp`. */
+  readonly protocol?: DaemonProtocol;
 }
 
-/** Running lab. */
-export interface Lab {
-  /** Addresses of the seed peer's upload servers; `grpc` is its Dragonfly API. */
-  readonly addresses: Required<PeerAddresses>;
-  /** Makes the seed peer fetch `content` from the origin. Resolves with the task id. */
-  seed(content: Uint8Array): Promise<string>;
-  /** Returns true while the seed peer's process runs. */
-  isAlive(): boolean;
-  /** Resolves when the seed peer's process has ended. */
-  readonly ended: Promise<Outcome>;
-  /** Kills all programs and removes their files. */
-  close(): Promise<void>;
+/** Task that the origin has. */
+export interface LabTask {
+  readonly taskId: string;
+  readonly url: string;
+  readonly content: Content;
+  /** Length of a piece in bytes, as dfdaemon computes it. */
+  readonly pieceLength: number;
+  readonly pieces: number;
 }
 
-/** Starts a lab. If a program does not start, rejects with the logs of all programs. */
-export async function startLab(version: DfdaemonVersion): Promise<Lab> {
-  const directory = await mkdtemp(join(tmpdir(), "vortex-peer-lab-"));
-  const children: Program[] = [];
-  const ip = ownAddress();
-  const close = async (): Promise<void> => {
-    for (const child of children) child.kill();
-    await Promise.allSettled(children.map(({ ended }) => ended));
-    await rm(directory, { recursive: true, force: true });
-  };
-  try {
-    const schedulerPort = await freePort(ip);
-    const scheduler = await writeConfig(
-      directory,
-      "scheduler.yaml",
-      schedulerConfig(directory, ip, schedulerPort),
-    );
-    children.push(startProgram([join(programs, SCHEDULER), "--config", scheduler]));
-    await reachable(ip, schedulerPort);
+/** Running scheduler and origin, and the daemons started so far. */
+export class Lab {
+  readonly version: DfdaemonVersion;
+  readonly origin: Origin;
+  /** Address of the scheduler. */
+  readonly scheduler: string;
+  readonly #directory: string;
+  readonly #network: LabNetwork;
+  readonly #programs: GuardedProgram[];
+  readonly #manager: { readonly server: Manager; readonly address: string } | undefined;
+  readonly #closers: (() => Promise<void>)[] = [];
+  #files = 0;
 
-    const ports = await freePorts(ip, [
-      "api",
-      "tcp",
-      "quic",
-      "proxy",
-      "health",
-      "metrics",
-      "stats",
-    ]);
-    const config = await writeConfig(
-      directory,
-      "dfdaemon.yaml",
-      dfdaemonConfig(directory, ip, ports),
-    );
-    const dynconfig = await writeConfig(directory, "dynconfig.yaml", {
-      scheduler: { addrs: [`${ip}:${schedulerPort}`] },
-    });
-    const log = join(directory, "log");
-    const daemon = startProgram([
-      join(programs, `dfdaemon-${version}`),
-      ...[
-        "--config",
-        config,
+  private constructor(
+    version: DfdaemonVersion,
+    directory: string,
+    network: LabNetwork,
+    scheduler: { readonly program: GuardedProgram; readonly address: string },
+    origin: Origin,
+    manager: { readonly server: Manager; readonly address: string } | undefined,
+  ) {
+    this.version = version;
+    this.origin = origin;
+    this.scheduler = scheduler.address;
+    this.#directory = directory;
+    this.#network = network;
+    this.#programs = [scheduler.program];
+    this.#manager = manager;
+  }
+
+  /** Starts a scheduler and an origin for daemons of `version`. */
+  static async start(version: DfdaemonVersion): Promise<Lab> {
+    const directory = await mkdtemp(join(tmpdir(), "vortex-peer-lab-"));
+    const network = new LabNetwork();
+    const ip = network.next();
+    const port = await freePort(ip);
+    const own = join(directory, "scheduler");
+    await mkdir(own);
+    const config = await writeConfig(own, "scheduler.yaml", schedulerConfig(own, ip, port));
+    const program = new GuardedProgram([programPath(schedulerProgram), "--config", config]);
+    let origin: Origin | undefined;
+    try {
+      await program.whenReachable([{ ip, port }]);
+      origin = await Origin.listen(network.next());
+      const manager =
+        version === "1.2.1" ? await managerAt(network.next(), { ip, port }) : undefined;
+      const scheduler = { program, address: `${ip}:${port}` };
+      return new Lab(version, directory, network, scheduler, origin, manager);
+    } catch (error) {
+      origin?.close();
+      await program.stop();
+      await rm(directory, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  /** Returns an unused loopback address of this lab. */
+  address(): string {
+    return this.#network.next();
+  }
+
+  /** Starts a dfdaemon. If it does not start, rejects with the end of its output. */
+  async startDaemon({ name, seed = false, protocol = "tcp" }: DaemonOptions): Promise<Daemon> {
+    const directory = join(this.#directory, name);
+    await mkdir(directory);
+    const ip = this.#network.next();
+    const ports = await freePorts(ip, daemonPortNames);
+    const manager = this.#manager?.address;
+    const settings = { directory, name, ip, ports, protocol, seed, manager };
+    const config = await writeConfig(directory, "dfdaemon.yaml", daemonConfig(settings));
+    const command = [programPath(`dfdaemon-${this.version}`), "--config", config];
+    if (manager === undefined)
+      command.push(
         "--dynconfig",
-        dynconfig,
-        "--log-dir",
-        log,
-        "--log-level",
-        "info",
-        "--console",
-      ],
+        await writeConfig(directory, "dynconfig.yaml", dynconfig(this.scheduler)),
+      );
+    const log = join(directory, "log");
+    command.push("--log-dir", log, "--log-level", "info", "--console");
+    const program = new GuardedProgram(command);
+    this.#programs.push(program);
+    await program.whenReachable([
+      { ip, port: ports.api },
+      { ip, port: ports.tcp },
     ]);
-    children.push(daemon);
-    let alive = true;
-    const ended = daemon.ended.finally(() => {
-      alive = false;
-    });
-    await reachable(ip, ports.api);
-    await reachable(ip, ports.tcp);
-    return {
-      addresses: {
-        quic: `${ip}:${ports.quic}`,
-        tcp: `${ip}:${ports.tcp}`,
-        grpc: `${ip}:${ports.api}`,
-      },
-      seed: (content) => seed(directory, ip, content),
-      isAlive: () => alive,
-      ended,
-      close,
+    const addresses = {
+      quic: `${ip}:${ports.quic}`,
+      tcp: `${ip}:${ports.tcp}`,
+      grpc: `${ip}:${ports.api}`,
     };
-  } catch (error) {
-    for (const child of children) child.kill();
-    const logs = await Promise.all(
-      children.map(({ ended }) => ended.then(({ out, err }) => (out + err).slice(-2000))),
-    );
-    await close();
-    throw new Error(`the lab did not start: ${logs.join("\n")}`, { cause: error });
+    return new Daemon(addresses, program, directory, log);
+  }
+
+  /** Publishes pseudo-random content of `length` bytes at the origin. */
+  async publish(length: number, seed: number = 18): Promise<LabTask> {
+    this.#files++;
+    const path = join(this.#directory, `content-${this.#files}`);
+    const content = await writeContent(path, length, seed);
+    const url = this.origin.add(content);
+    const pieceLength = pieceLengthFor(length);
+    return {
+      taskId: taskIdOfUrl({ url }),
+      url,
+      content,
+      pieceLength,
+      pieces: Math.ceil(length / pieceLength),
+    };
+  }
+
+  /** Returns the path of a new file. */
+  file(): string {
+    this.#files++;
+    return join(this.#directory, `file-${this.#files}`);
+  }
+
+  /** Calls `closer` before the programs of the lab end. */
+  onClose(closer: () => Promise<void>): void {
+    this.#closers.push(closer);
+  }
+
+  /** Ends all programs and removes their files. */
+  async close(): Promise<void> {
+    await Promise.allSettled(this.#closers.map((closer) => closer()));
+    this.origin.close();
+    await Promise.all(this.#programs.map((program) => program.stop()));
+    await this.#manager?.server.close();
+    await rm(this.#directory, { recursive: true, force: true });
   }
 }
 
-async function seed(directory: string, ip: string, content: Uint8Array): Promise<string> {
-  const origin = await startOrigin(ip, content);
-  const { port } = origin.address() as AddressInfo;
-  const output = join(directory, "output");
-  const tasks = join(directory, "storage", "content", "tasks");
-  const before = await taskIds(tasks);
-  try {
+/** Addresses of a dfdaemon's upload servers; `grpc` is the Dragonfly API. */
+export interface DaemonAddresses {
+  readonly quic: string;
+  readonly tcp: string;
+  readonly grpc: string;
+}
+
+/** Running dfdaemon. */
+export class Daemon {
+  readonly addresses: DaemonAddresses;
+  readonly #program: GuardedProgram;
+  readonly #directory: string;
+  readonly #log: string;
+
+  constructor(addresses: DaemonAddresses, program: GuardedProgram, directory: string, log: string) {
+    this.addresses = addresses;
+    this.#program = program;
+    this.#directory = directory;
+    this.#log = log;
+  }
+
+  /** Returns true while the process runs. */
+  isAlive(): boolean {
+    return this.#program.alive;
+  }
+
+  /** Resolves when the process has ended. */
+  get ended(): Promise<Outcome> {
+    return this.#program.ended;
+  }
+
+  /** Kills the process (SIGKILL), and waits for its end. */
+  async kill(): Promise<void> {
+    await this.#program.stop();
+  }
+
+  /**
+   * Makes the daemon fetch a task by dfget, and checks the content. Resolves with the duration in
+   * ms. Rejects if dfget fails, or stores other content.
+   */
+  async fetch({ url, content }: LabTask, output: string): Promise<number> {
+    const started = performance.now();
     const { code, out, err } = await runToEnd([
-      join(programs, DFGET),
-      `http://${ip}:${port}/${crypto.randomUUID()}`,
-      ...["-O", output, "--endpoint", join(directory, "dfdaemon.sock"), "--no-progress"],
+      programPath(dfgetProgram),
+      url,
+      ...["-O", output, "--endpoint", daemonSocket(this.#directory), "--no-progress"],
     ]);
+    const duration = performance.now() - started;
     if (code !== 0) throw new Error(`dfget ended with ${code}: ${out}${err}`);
-    const got = await readFile(output);
-    if (got.compare(content) !== 0) throw new Error("dfget fetched the wrong content");
-  } finally {
-    origin.closeAllConnections();
-    origin.close();
-    await rm(output, { force: true });
+    const sha256 = await sha256OfFile(output);
+    await rm(output);
+    if (sha256 !== content.sha256) throw new Error("dfget fetched the wrong content");
+    return duration;
   }
-  const [taskId] = (await taskIds(tasks)).filter((id) => !before.includes(id));
-  if (taskId === undefined) throw new Error("the seed peer did not store the task");
-  return taskId;
-}
 
-/** Lists the task ids in a dfdaemon's storage, which groups them in directories by prefix. */
-async function taskIds(tasks: string): Promise<string[]> {
-  if (!existsSync(tasks)) return [];
-  return (await readdir(tasks, { recursive: true }))
-    .map((path) => String(path).split("/").at(-1) ?? "")
-    .filter((name) => /^[0-9a-f]{64}$/.test(name));
-}
-
-/** Starts the origin, an HTTP server with range requests, which dfdaemon uses. */
-async function startOrigin(ip: string, content: Uint8Array): Promise<Server> {
-  const server = createServer((request, response) => {
-    const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "") ?? [];
-    const start = Number(first ?? 0);
-    const end =
-      last === undefined || last === ""
-        ? content.length - 1
-        : Math.min(Number(last), content.length - 1);
-    response.writeHead(first === undefined ? 200 : 206, {
-      "accept-ranges": "bytes",
-      "content-length": end - start + 1,
-      ...(first !== undefined && { "content-range": `bytes ${start}-${end}/${content.length}` }),
-    });
-    response.end(request.method === "HEAD" ? undefined : content.subarray(start, end + 1));
-  });
-  await new Promise<void>((resolve) => server.listen(0, ip, resolve));
-  return server;
-}
-
-/** Returns a random loopback address, so that labs do not collide. */
-function ownAddress(): string {
-  const [a = 0, b = 0, c = 0] = crypto.getRandomValues(new Uint8Array(3));
-  return `127.${64 + (a % 64)}.${b}.${2 + (c % 252)}`;
-}
-
-async function freePorts<Name extends string>(
-  ip: string,
-  names: readonly Name[],
-): Promise<Record<Name, number>> {
-  const ports = new Set<number>();
-  while (ports.size < names.length) ports.add(await freePort(ip));
-  const chosen = [...ports];
-  return Object.fromEntries(names.map((name, index) => [name, chosen[index]])) as Record<
-    Name,
-    number
-  >;
+  /** Returns the daemon's log so far. */
+  async log(): Promise<string> {
+    const files = (await readdir(this.#log)).sort();
+    const texts = await Promise.all(files.map((file) => readFile(join(this.#log, file), "utf8")));
+    return texts.join("\n");
+  }
 }
 
 /**
- * Returns a free port below the range of ephemeral ports. Otherwise a connection of the daemon, or
- * of the test to the daemon, could use the port as its source port before the daemon listens.
+ * Program that ends with this process: a shell waits for the end of its standard input, and kills
+ * the program by its process id. So no program survives a test run that was killed.
  */
-async function freePort(ip: string): Promise<number> {
-  for (;;) {
-    const [random = 0] = crypto.getRandomValues(new Uint16Array(1));
-    const port = 10_000 + (random % 22_000);
-    const server = createTcpServer();
-    const isFree = await new Promise<boolean>((resolve) => {
-      server.once("error", () => resolve(false));
-      server.listen(port, ip, () => resolve(true));
+class GuardedProgram {
+  readonly ended: Promise<Outcome>;
+  readonly #program: Program;
+  #alive = true;
+
+  constructor(command: readonly string[]) {
+    this.#program = startProgram(["sh", "-c", GUARD, "guard", ...command]);
+    this.ended = this.#program.ended.finally(() => {
+      this.#alive = false;
+      this.#program.end();
     });
-    if (!isFree) continue;
-    await new Promise((resolve) => server.close(resolve));
-    return port;
+    this.ended.catch(() => {});
+  }
+
+  get alive(): boolean {
+    return this.#alive;
+  }
+
+  /** Kills the program (SIGKILL), and resolves with its output when it has ended. */
+  stop(): Promise<Outcome> {
+    this.#program.end();
+    return this.ended;
+  }
+
+  /** Waits until the program listens. If it does not, ends it and rejects with its output. */
+  async whenReachable(
+    places: readonly { readonly ip: string; readonly port: number }[],
+  ): Promise<void> {
+    const exited = this.ended.then(() => {
+      throw new Error("the program has ended");
+    });
+    try {
+      for (const { ip, port } of places) await Promise.race([reachable(ip, port), exited]);
+    } catch (error) {
+      const { out, err } = await this.stop();
+      throw new Error(`a program of the lab did not start: ${(out + err).slice(-2000)}`, {
+        cause: error,
+      });
+    }
+    exited.catch(() => {});
   }
 }
 
-/** Waits up to a minute until a TCP port accepts connections. */
-async function reachable(host: string, port: number): Promise<void> {
-  for (const deadline = Date.now() + 60_000; ; ) {
-    const connected = await new Promise<boolean>((resolve) => {
-      const socket = connect({ host, port });
-      socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
-      socket.once("close", () => {}).once("connect", () => socket.destroy());
-    });
-    if (connected) return;
-    if (Date.now() > deadline) throw new Error(`nothing listens at ${host}:${port} after a minute`);
-    await new Promise((resolve) => setTimeout(resolve, 200));
-  }
+const GUARD = `
+exec 3<&0
+"$@" </dev/null 3<&- & program=$!
+(cat <&3; kill -9 $program) >/dev/null 2>&1 & guard=$!
+exec 3<&-
+wait $program; code=$?
+kill $guard 2>/dev/null
+exit $code
+`;
+
+async function managerAt(
+  ip: string,
+  scheduler: { readonly ip: string; readonly port: number },
+): Promise<{ server: Manager; address: string }> {
+  const port = await freePort(ip);
+  const server = await startManager({ ip, port }, scheduler);
+  return { server, address: `${ip}:${port}` };
 }
 
-/** Writes a configuration file as JSON, which is valid YAML. */
 async function writeConfig(directory: string, name: string, config: object): Promise<string> {
   const path = join(directory, name);
   await writeFile(path, JSON.stringify(config));
   return path;
-}
-
-function schedulerConfig(directory: string, ip: string, port: number): object {
-  return {
-    server: {
-      ...{ advertiseIP: ip, advertisePort: port, listenIP: ip, port, host: "lab-scheduler" },
-      ...{
-        logDir: join(directory, "scheduler", "logs"),
-        pluginDir: join(directory, "scheduler", "plugins"),
-      },
-    },
-    scheduler: {
-      algorithm: "default",
-      retryBackToSourceLimit: 4,
-      retryLimit: 5,
-      retryInterval: "500ms",
-    },
-    job: { enable: false },
-    metrics: { enable: false },
-    console: true,
-  };
-}
-
-function dfdaemonConfig(
-  directory: string,
-  ip: string,
-  ports: Record<"api" | "tcp" | "quic" | "proxy" | "health" | "metrics" | "stats", number>,
-): object {
-  const at = (port: number): object => ({ server: { ip, port } });
-  return {
-    host: { hostname: "seed", ip },
-    server: { pluginDir: join(directory, "plugins"), cacheDir: join(directory, "cache") },
-    download: { protocol: "tcp", server: { socketPath: join(directory, "dfdaemon.sock") } },
-    upload: at(ports.api),
-    scheduler: { announceInterval: "10s" },
-    seedPeer: { enable: true, type: "super" },
-    dynconfig: { refreshInterval: "10s" },
-    storage: {
-      server: { ip, tcpPort: ports.tcp, quicPort: ports.quic },
-      dir: join(directory, "storage"),
-    },
-    proxy: at(ports.proxy),
-    health: at(ports.health),
-    metrics: at(ports.metrics),
-    stats: at(ports.stats),
-  };
 }
