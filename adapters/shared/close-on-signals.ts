@@ -7,7 +7,7 @@ type EndSignal = keyof typeof exitCodes;
 
 const endSignals: readonly EndSignal[] = ["SIGINT", "SIGTERM"];
 
-/** Functions that close a server. The handlers of the signals are installed while there are some. */
+/** Functions that close a server. The signals are handled as long as there are any. */
 const closers = new Set<() => Promise<void>>();
 
 let isClosing = false;
