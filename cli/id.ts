@@ -7,6 +7,7 @@ import { nativeError } from "../adapters/shared/native-error.ts";
 import { nativeHashers } from "../adapters/shared/native-hashers.ts";
 import { VortexError } from "../src/errors.ts";
 import * as ids from "../src/ids.ts";
+import { serialisedUrl } from "../src/task-url.ts";
 import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { flag, ipAddress, parseOptions, size, text } from "./values.ts";
 
@@ -20,6 +21,7 @@ export function addIdCommand(program: Command, environment: CliEnvironment): voi
     );
   addUrl(command, environment);
   addBlob(command, environment);
+  addManifest(command, environment);
   addContent(command, environment);
   addPersistent(command, environment);
   addPersistentCache(command, environment);
@@ -35,65 +37,98 @@ const pieceLength = [
 const tag = ["--tag <tag>", "tag that separates tasks of the same origin"] as const;
 const application = ["--application <name>", "application that the task belongs to"] as const;
 
+const old = ["--old", "id as dfdaemon 1.5.2 and older derive it"] as const;
+
 const urlSchema = v.object({
-  filteredQueryParam: v.optional(v.array(text), []),
-  defaultFilteredQueryParams: flag,
+  filteredQueryParam: v.optional(v.array(text)),
+  filter: flag,
   tag: v.optional(text),
   application: v.optional(text),
   revision: v.optional(text),
   pieceLength: v.optional(size),
+  old: flag,
   json: flag,
 });
 
 function addUrl(command: Command, environment: CliEnvironment): void {
   command
     .command("url")
-    .description("id of a standard task, from its origin URL")
+    .description(
+      "id of a standard task, from its origin URL. Equals the id of the task that dfget creates: the " +
+        "URL is parsed, and its signature parameters are ignored.",
+    )
     .argument("<url>", "origin URL")
     .option(
       "--filtered-query-param <name>",
-      "query parameter to ignore, repeatable",
+      "query parameter to ignore, repeatable (default: signatures of S3, GCS, OSS, …, and ns)",
       (name: string, before: string[] = []) => [...before, name],
     )
-    .option(
-      "--default-filtered-query-params",
-      "ignore the query parameters that dfdaemon's proxy ignores: signatures of S3, GCS, OSS, …",
-    )
+    .option("--no-filter", "ignore no query parameter, and use the URL as written")
     .option(...tag)
     .option(...application)
     .option("--revision <revision>", "branch, tag or commit, for origins on model hubs")
     .option(...pieceLength)
+    .option(...old)
     .option(...json)
     .action((url: string, commandLine: unknown) => {
-      const { filteredQueryParam, defaultFilteredQueryParams, ...rest } = parseOptions(
-        urlSchema,
-        commandLine,
-      );
-      const filteredQueryParams = [
-        ...filteredQueryParam,
-        ...(defaultFilteredQueryParams ? ids.defaultFilteredQueryParams : []),
-      ];
-      const { json: asJson, ...identity } = rest;
+      const {
+        filteredQueryParam,
+        filter,
+        old,
+        json: asJson,
+        ...identity
+      } = parseOptions(urlSchema, commandLine);
+      if (!filter && filteredQueryParam !== undefined) {
+        throw new VortexError(
+          "InvalidArgument",
+          "--filtered-query-param, --no-filter: expected one of them, got both",
+        );
+      }
+      const filtered = filteredQueryParam ?? ids.defaultFilteredQueryParams;
       const taskId = ids.taskIdOfUrl(
-        { url, filteredQueryParams, ...definedOnly(identity) },
+        {
+          ...(filter ? { url: serialisedUrl(url), filteredQueryParams: filtered } : { url }),
+          ...identity,
+          idVersion: idVersionOf(old),
+        },
         nativeHashers,
       );
       return print({ taskId, kind: "standard" }, { json: asJson }, environment);
     });
 }
 
-const bareSchema = v.object({ json: flag });
+const digestSchema = v.object({ old: flag, json: flag });
 
 function addBlob(command: Command, environment: CliEnvironment): void {
   command
     .command("blob")
     .description("id of a standard task, from the URL of an OCI registry blob")
     .argument("<url>", "https://host/v2/name/blobs/sha256:…")
+    .option(...old)
+    .option(...json)
+    .action((url: string, commandLine: unknown) => {
+      const { old, ...options } = parseOptions(digestSchema, commandLine);
+      const taskId = ids.taskIdOfBlob(url, { idVersion: idVersionOf(old) });
+      return print({ taskId, kind: "standard" }, options, environment);
+    });
+}
+
+const bareSchema = v.object({ json: flag });
+
+function addManifest(command: Command, environment: CliEnvironment): void {
+  command
+    .command("manifest")
+    .description("id of a standard task, from the URL of an OCI registry manifest with its digest")
+    .argument("<url>", "https://host/v2/name/manifests/sha256:…")
     .option(...json)
     .action((url: string, commandLine: unknown) => {
       const options = parseOptions(bareSchema, commandLine);
-      return print({ taskId: ids.taskIdOfBlob(url), kind: "standard" }, options, environment);
+      return print({ taskId: ids.taskIdOfManifest(url), kind: "standard" }, options, environment);
     });
+}
+
+function idVersionOf(old: boolean): ids.IdVersion {
+  return old ? "1.5.2" : "1.5.3";
 }
 
 function addContent(command: Command, environment: CliEnvironment): void {

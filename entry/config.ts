@@ -27,6 +27,7 @@ export type {
   VortexErrorJson,
   VortexErrorOptions,
 } from "../src/errors.ts";
+export type { IdVersion } from "../src/ids.ts";
 export type {
   ByteRange,
   Piece,

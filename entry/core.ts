@@ -55,6 +55,7 @@ export {
   type VortexErrorJson,
   type VortexErrorOptions,
 } from "../src/errors.ts";
+export type { IdVersion } from "../src/ids.ts";
 export {
   type ByteRange,
   MAX_PIECE_LENGTH,

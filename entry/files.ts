@@ -22,6 +22,7 @@ export type {
   VortexErrorJson,
   VortexErrorOptions,
 } from "../src/errors.ts";
+export type { IdVersion } from "../src/ids.ts";
 export type { ByteRange, PieceKind, PieceMetadata, UnverifiedPieces } from "../src/piece.ts";
 export type { ServerOptions } from "../src/server/admission/upload.ts";
 export type { StorageServerOptions } from "../src/server/storage-server.ts";

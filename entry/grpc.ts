@@ -58,7 +58,7 @@ export type {
   VortexErrorJson,
   VortexErrorOptions,
 } from "../src/errors.ts";
-export type { ObjectIdentity, UrlIdentity } from "../src/ids.ts";
+export type { IdVersion, ObjectIdentity, StandardIdentity, UrlIdentity } from "../src/ids.ts";
 export type {
   ByteRange,
   Piece,

@@ -1,7 +1,7 @@
 /**
- * IDs of tasks, hosts and peers, derived like in stock Dragonfly. So both derive the same ID from
- * the same inputs. Source: dragonfly-client 1.5.1, `dragonfly-client-util/src/id_generator`. The
- * test vectors are in `test/vectors/ids.json`.
+ * IDs of tasks, hosts and peers, derived like in dfdaemon. So both derive the same ID from the same
+ * inputs. Source: dragonfly-client 1.5.10 and 1.5.2, `dragonfly-client-util/src/id_generator`. The
+ * test vectors are in `test/vectors/ids-1.5.10.json`.
  */
 
 import {
@@ -9,6 +9,7 @@ import {
   type Checks,
   flag,
   listOf,
+  oneOf,
   required,
   requireOptions,
   size,
@@ -16,12 +17,32 @@ import {
 } from "./arguments.ts";
 import { type HasherFactory, portableHashers } from "./digest/hasher.ts";
 import { VortexError } from "./errors.ts";
+import { encodedDigest, type RegistryPath, registryReference } from "./registry-url.ts";
+import { filteredUrl, reserialisedUrl } from "./task-url.ts";
+
+/**
+ * Version of dfdaemon whose task IDs to derive. Each peer derives task IDs on its own, so all peers
+ * of a cluster must use the same.
+ *
+ * - `1.5.3`: dfdaemon 1.5.3 and later.
+ * - `1.5.2`: dfdaemon 1.5.2 and earlier. It hashes another text of the URL, ignores digests in
+ *   manifest URLs, and requires 10 digits of a CRC-32 digest.
+ */
+export type IdVersion = "1.5.3" | "1.5.2";
+
+/** All values of {@link IdVersion}. The first is the default. */
+export const idVersions: readonly IdVersion[] = ["1.5.3", "1.5.2"];
 
 /** Properties from which {@link taskIdOfUrl} derives the ID of a standard task. */
 export interface UrlIdentity {
   /** Absolute URL from which peers download the content. */
   readonly url: string;
-  /** Names of query parameters that do not affect the ID, such as signatures. Default: none. */
+  /**
+   * Names of query parameters that do not affect the ID, such as signatures. Pass
+   * {@link defaultFilteredQueryParams} for the ID of a task that dfget or the proxy of dfdaemon
+   * creates. If the list is not empty, the order of the other parameters does not affect the ID
+   * either. Default: none; then the URL is hashed as it is written.
+   */
   readonly filteredQueryParams?: readonly string[] | undefined;
   /** User-defined text that distinguishes tasks with the same URL. Default: none. */
   readonly tag?: string | undefined;
@@ -34,6 +55,25 @@ export interface UrlIdentity {
    * which is the default.
    */
   readonly pieceLength?: number | bigint | undefined;
+  /** Version of dfdaemon whose IDs to derive. Default `1.5.3`, which is also that of later ones. */
+  readonly idVersion?: IdVersion | undefined;
+}
+
+/** Properties from which {@link standardTaskId} derives the ID of a standard task. */
+export interface StandardIdentity extends UrlIdentity {
+  /** Text from which the ID is derived, instead of from the URL and its parameters. */
+  readonly content?: string | undefined;
+  /**
+   * True to use the digest in `url` as the ID, if `url` names an OCI blob, or an OCI manifest by
+   * its digest. Default false.
+   */
+  readonly blobDigest?: boolean | undefined;
+}
+
+/** Options of {@link taskIdOfBlob} and its relatives. */
+export interface DigestIdOptions {
+  /** Version of dfdaemon whose IDs to derive. Default `1.5.3`, which is also that of later ones. */
+  readonly idVersion?: IdVersion | undefined;
 }
 
 /**
@@ -78,9 +118,9 @@ export interface HostIdentity {
 }
 
 /**
- * Query parameters that the proxy of stock Dragonfly excludes from task IDs. They are the
- * signatures of S3, GCS, OSS, OBS and COS, and the parameter `ns` of containerd. Source:
- * dragonfly-client-util, `http/query_params.rs`.
+ * Query parameters that dfget and the proxy of dfdaemon exclude from task IDs unless configured
+ * otherwise. They are the signatures of S3, GCS, OSS, OBS and COS, and the parameter `ns` of
+ * containerd. Source: dragonfly-client-util, `http/query_params.rs`.
  */
 export const defaultFilteredQueryParams: readonly string[] = [
   "X-Amz-Algorithm",
@@ -116,10 +156,36 @@ export const defaultFilteredQueryParams: readonly string[] = [
 ];
 
 /**
+ * Derives the ID of a standard task like dfdaemon does for a call of DownloadTask. The first of
+ * these that applies counts:
+ *
+ * - `content`, if it is given
+ * - the digest in the URL, if `blobDigest` is true and the URL has one
+ * - the URL and the other properties
+ *
+ * @throws `InvalidArgument` as {@link taskIdOfUrl} does. Also if `blobDigest` is true, and the URL
+ * of a blob has an invalid digest
+ */
+export function standardTaskId(
+  identity: StandardIdentity,
+  hashers: HasherFactory = portableHashers,
+): string {
+  requireOptions("standardTaskId", identity, standardChecks);
+  const { content, blobDigest, ...ofUrl } = identity;
+  if (content !== undefined) return taskIdOfContent(content, hashers);
+  if (blobDigest) {
+    const { url, idVersion } = ofUrl;
+    if (isBlobUrl(url)) return taskIdOfBlob(url, { idVersion });
+    if (isManifestDigestUrl(url, { idVersion })) return taskIdOfManifest(url, { idVersion });
+  }
+  return taskIdOfUrl(ofUrl, hashers);
+}
+
+/**
  * Derives the ID of a standard task from its URL and the other properties in `identity`.
  *
  * @throws `InvalidArgument` if the URL is not absolute, or the piece length is not a non-negative
- * integer
+ * integer. Without `filteredQueryParams`, version `1.5.3` accepts any text as URL
  */
 export function taskIdOfUrl(
   identity: UrlIdentity,
@@ -127,9 +193,10 @@ export function taskIdOfUrl(
 ): string {
   requireOptions("taskIdOfUrl", identity, urlChecks);
   const { url, filteredQueryParams = [], tag, application, revision, pieceLength } = identity;
+  const textOf = identity.idVersion === "1.5.2" ? reserialisedUrl : filteredUrl;
   return sha256(
     [
-      normalisedUrl(url, filteredQueryParams),
+      textOf(url, filteredQueryParams),
       tag,
       application,
       revision,
@@ -155,27 +222,54 @@ export function taskIdOfContent(content: string, hashers: HasherFactory = portab
  * Returns the ID of a standard task whose content is an OCI blob. The ID is the digest in the URL,
  * without its algorithm: `…/v2/<name>/blobs/<algorithm>:<digest>`.
  *
- * @throws `InvalidArgument` if `url` does not have this form, or the digest has the wrong length
+ * @throws `InvalidArgument` if `url` does not have this form, the algorithm is not `crc32`,
+ * `sha256` or `sha512`, or the digest has the wrong length
  */
-export function taskIdOfBlob(url: string): string {
-  anyText("url", url);
-  const id = blobDigest(url);
-  if (id === undefined) {
-    throw new VortexError(
-      "InvalidArgument",
-      `task id of a blob: expected a URL like https://host/v2/name/blobs/sha256:…, got "${url}"`,
-    );
-  }
-  return id;
+export function taskIdOfBlob(url: string, options: DigestIdOptions = {}): string {
+  requireOptions("taskIdOfBlob", options, digestIdChecks);
+  const digest = digestIn(url, "/blobs/", options);
+  if (digest === undefined) throw noDigest("blob", "blobs", url);
+  return digest;
 }
 
 /**
- * Returns true if `url` has the form of an OCI blob URL, `…/v2/<name>/blobs/<reference>`. Like
- * stock Dragonfly, call it before {@link taskIdOfBlob}.
+ * Returns the ID of a standard task whose content is an OCI manifest. The ID is the digest in the
+ * URL, without its algorithm: `…/v2/<name>/manifests/<algorithm>:<digest>`.
+ *
+ * @throws `InvalidArgument` if `url` does not have this form, for example because it names a tag.
+ * Also if the algorithm is not `crc32`, `sha256` or `sha512`, or the digest has the wrong length.
+ * Version `1.5.2` has no such IDs
+ */
+export function taskIdOfManifest(url: string, options: DigestIdOptions = {}): string {
+  requireOptions("taskIdOfManifest", options, digestIdChecks);
+  if (options.idVersion === "1.5.2") {
+    throw new VortexError(
+      "InvalidArgument",
+      "task id of a manifest: expected version 1.5.3, got 1.5.2, which derives it from the URL; " +
+        "use taskIdOfUrl",
+    );
+  }
+  const digest = digestIn(url, "/manifests/", options);
+  if (digest === undefined) throw noDigest("manifest", "manifests", url);
+  return digest;
+}
+
+/**
+ * Returns true if `url` has the form of an OCI blob URL, `…/v2/<name>/blobs/<reference>`. The
+ * digest is not checked.
  */
 export function isBlobUrl(url: string): boolean {
   anyText("url", url);
-  return blobUrl.test(url);
+  return registryReference(url, "/blobs/") !== undefined;
+}
+
+/**
+ * Returns true if `url` has the form of an OCI manifest URL with a digest that
+ * {@link taskIdOfManifest} accepts.
+ */
+export function isManifestDigestUrl(url: string, options: DigestIdOptions = {}): boolean {
+  requireOptions("isManifestDigestUrl", options, digestIdChecks);
+  return options.idVersion !== "1.5.2" && digestIn(url, "/manifests/", options) !== undefined;
 }
 
 /**
@@ -235,67 +329,26 @@ export function peerId(
   return seed ? `${id}-seed` : id;
 }
 
-/**
- * Returns a URL in the form that stock Dragonfly hashes:
- *
- * - The URL is parsed and serialised with the same result as in version 2.5 of the Rust crate
- *   `url`. That crate follows the WHATWG URL standard, except for `^` in paths.
- * - Query parameters in `filtered` are removed. The others are serialised as a form, in their
- *   order.
- * - A path that consists only of a slash is removed.
- *
- * @throws `InvalidArgument` if `text` is not an absolute URL
- */
-function normalisedUrl(text: string, filtered: readonly string[]): string {
-  const url = parsedUrl(text);
-  if (url === undefined)
-    throw new VortexError("InvalidArgument", `task URL: expected an absolute URL, got "${text}"`);
-  const left = [...url.searchParams].filter(([name]) => !filtered.includes(name));
-  url.search = new URLSearchParams(left).toString();
-  const normalised = text.includes("^") ? withCarets(url, text) : url.href;
-  return url.pathname === "/" && normalised.endsWith("/")
-    ? normalised.replace(/\/+$/, "")
-    : normalised;
+/** Length in bytes that dfdaemon 1.5.2 requires of a CRC-32 digest in a URL. */
+const OLD_CRC32_LENGTH = 10;
+
+/** Returns the encoded part of the digest in a registry URL, or undefined without a valid one. */
+function digestIn(
+  url: string,
+  path: RegistryPath,
+  { idVersion }: DigestIdOptions,
+): string | undefined {
+  anyText("url", url);
+  const reference = registryReference(url, path);
+  const crc32Length = idVersion === "1.5.2" ? OLD_CRC32_LENGTH : undefined;
+  return reference === undefined ? undefined : encodedDigest(reference, crc32Length);
 }
 
-/**
- * Returns `url.href`, but keeps each literal `^` of the path as written in `text`, from which `url`
- * was parsed. Some runtimes encode `^` as `%5E`, as the WHATWG URL standard requires since 2023
- * (https://github.com/whatwg/url/pull/817).
- *
- * A `%5E` in `text` must stay. To distinguish the two, each `^` in `text` is replaced by a unique
- * marker, before a second parse. The markers then become `^` again.
- */
-function withCarets(url: URL, text: string): string {
-  let mark = "caret";
-  while (text.includes(mark)) mark += "x";
-  const marked = parsedUrl(text.replaceAll("^", mark));
-  if (marked === undefined) return url.href;
-  const bare = new URL(url);
-  bare.search = "";
-  bare.hash = "";
-  const before = bare.href.length - bare.pathname.length;
-  const path = marked.pathname.replaceAll(mark, "^");
-  return url.href.slice(0, before) + path + url.href.slice(bare.href.length);
-}
-
-function parsedUrl(text: string): URL | undefined {
-  return URL.canParse(text) ? new URL(text) : undefined;
-}
-
-const blobUrl = /^(.*):\/\/(.*)\/v2\/(.*)\/blobs\/([^?]+)(?:\?.*)?$/;
-
-/**
- * Length of an encoded digest in bytes, by algorithm. Like stock Dragonfly, this library checks
- * only the length of a digest in a blob URL, not its characters.
- */
-const digestLengths: Record<string, number> = { crc32: 10, sha256: 64, sha512: 128 };
-
-function blobDigest(url: string): string | undefined {
-  const [algorithm = "", ...rest] = (blobUrl.exec(url)?.[4] ?? "").split(":");
-  const encoded = rest.join(":");
-  const length = Object.hasOwn(digestLengths, algorithm) ? digestLengths[algorithm] : undefined;
-  return utf8(encoded).length === length ? encoded : undefined;
+function noDigest(what: string, section: string, url: string): VortexError {
+  return new VortexError(
+    "InvalidArgument",
+    `task id of a ${what}: expected a URL like https://host/v2/name/${section}/sha256:…, got "${url}"`,
+  );
 }
 
 function lengthText(pieceLength: number | bigint | undefined): string | undefined {
@@ -327,11 +380,20 @@ const cacheChecks: Checks<CacheIdentity> = {
   pieceLength: size(0),
 };
 
+const digestIdChecks: Checks<DigestIdOptions> = { idVersion: oneOf(...idVersions) };
+
 const urlChecks: Checks<UrlIdentity> = {
   ...cacheChecks,
+  ...digestIdChecks,
   url: required(anyText),
   filteredQueryParams: listOf(anyText),
   revision: anyText,
+};
+
+const standardChecks: Checks<StandardIdentity> = {
+  ...urlChecks,
+  content: anyText,
+  blobDigest: flag,
 };
 
 const objectChecks: Checks<ObjectIdentity> = {

@@ -1,5 +1,6 @@
 /** Table of the configuration keys: location, schema, default and text form of each. */
 import * as v from "valibot";
+import { idVersions } from "../ids.ts";
 import { protocolChoices } from "../transport/protocol.ts";
 import { formatDuration } from "./duration.ts";
 import type { Config } from "./sections.ts";
@@ -40,6 +41,7 @@ export interface KeyDefinition<T> {
 export const ownSection = "vortexPeer";
 
 const protocol = v.picklist(protocolChoices, `expected ${protocolChoices.join(", ")}`);
+const idVersion = v.picklist(idVersions, `expected ${idVersions.join(", ")}`);
 const concurrency = integer(1, 1024);
 const limit = integer(1, 1_000_000);
 const day = durationUpTo(1);
@@ -102,6 +104,7 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
   "vortexPeer.parentConcurrency": define("vortexPeer.parentConcurrency", limit, 32, String),
   "vortexPeer.maxConnections": define("vortexPeer.maxConnections", limit, 1024, String),
   "vortexPeer.maxStreams": define("vortexPeer.maxStreams", limit, 128, String),
+  "vortexPeer.idVersion": define("vortexPeer.idVersion", idVersion, "1.5.3", String),
   "vortexPeer.pool.connectionsPerAddress": define(
     "vortexPeer.pool.connectionsPerAddress",
     integer(1, 64),

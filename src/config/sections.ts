@@ -1,3 +1,4 @@
+import type { IdVersion } from "../ids.ts";
 import type { UnverifiedPieces } from "../piece.ts";
 import type { ProtocolChoice } from "../transport/protocol.ts";
 
@@ -99,6 +100,11 @@ export interface Config {
      * 128.
      */
     readonly maxStreams: number;
+    /**
+     * Version of dfdaemon whose task IDs the gRPC server derives: `1.5.3`, also for later versions,
+     * or `1.5.2`, also for earlier ones. Default `1.5.3`.
+     */
+    readonly idVersion: IdVersion;
     /** Settings of the connection pool of clients. */
     readonly pool: {
       /** Maximum number of concurrent connections to one address, 1 to 64. Default 1. */

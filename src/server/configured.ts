@@ -59,6 +59,7 @@ export function serverOptions(
     maxStreams: vortexPeer.maxStreams,
     requestTimeout: vortexPeer.requestTimeout,
     stallTimeout: vortexPeer.stallTimeout,
+    idVersion: vortexPeer.idVersion,
     earlyData: vortexPeer.quic.earlyData,
   };
 }

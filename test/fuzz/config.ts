@@ -139,6 +139,7 @@ const valueKinds: Readonly<Record<ConfigKey, ValueKind>> = {
   "vortexPeer.parentConcurrency": limit,
   "vortexPeer.maxConnections": limit,
   "vortexPeer.maxStreams": limit,
+  "vortexPeer.idVersion": plain(fc.constantFrom("1.5.2", "1.5.3"), "1.5.10", 1.5, "", "1.5"),
   "vortexPeer.pool.connectionsPerAddress": integer(1, 64),
   "vortexPeer.pool.capacity": limit,
   "vortexPeer.pool.idleTimeout": duration(30),

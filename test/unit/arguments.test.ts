@@ -455,6 +455,7 @@ describe("servers", () => {
       earlyData: undefined,
       requestTimeout: undefined,
       stallTimeout: undefined,
+      idVersion: undefined,
       onError: undefined,
       telemetry: undefined,
       closeOnSignals: undefined,

@@ -9,10 +9,8 @@ import type {
 import {
   type ObjectIdentity,
   persistentTaskId,
-  taskIdOfBlob,
-  taskIdOfContent,
-  taskIdOfUrl,
-  type UrlIdentity,
+  type StandardIdentity,
+  standardTaskId,
 } from "../../ids.ts";
 import type { PieceMetadata, UnverifiedPieces } from "../../piece.ts";
 import { unshared } from "../../unshared.ts";
@@ -34,13 +32,9 @@ export type TaskIdentity =
   | PersistentCacheTaskIdentity;
 
 /** Identity of a standard task: its URL, and the parameters from which its id is computed. */
-export interface StandardTaskIdentity extends UrlIdentity {
+export interface StandardTaskIdentity extends StandardIdentity {
   /** Kind of the task. Default `standard`. */
   readonly kind?: "standard";
-  /** Text from which the task id is computed, instead of from the URL and its parameters. */
-  readonly content?: string;
-  /** True to use the digest at the end of an OCI blob's URL as the task id. Default false. */
-  readonly blobDigest?: boolean;
   /** HTTP request headers that the peer sends to the origin. */
   readonly requestHeader?: Readonly<Record<string, string>>;
   /**
@@ -146,9 +140,8 @@ export function taskIdOf(source: TaskIdentity, hashers: HasherFactory): string {
     return persistentTaskId(object, hashers);
   }
   if (source.kind === "persistent-cache") return source.taskId;
-  if (source.content !== undefined) return taskIdOfContent(source.content, hashers);
-  const { kind, content, blobDigest, requestHeader, disableBackToSource, ...identity } = source;
-  return blobDigest ? taskIdOfBlob(source.url) : taskIdOfUrl(identity, hashers);
+  const { kind, requestHeader, disableBackToSource, ...identity } = source;
+  return standardTaskId(identity, hashers);
 }
 
 /**

@@ -4,11 +4,13 @@ import {
   flag,
   implementing,
   integer,
+  oneOf,
   requireKnownFields,
   requireOptions,
   size,
 } from "../../arguments.ts";
 import { VortexError } from "../../errors.ts";
+import { type IdVersion, idVersions } from "../../ids.ts";
 import { RateLimiter } from "../../rate-limiter.ts";
 import type { Clock, Runtime } from "../../runtime.ts";
 import type { Telemetry } from "../../telemetry.ts";
@@ -63,6 +65,12 @@ export interface ServerOptions {
    */
   readonly stallTimeout?: number | undefined;
   /**
+   * Version of dfdaemon whose task IDs the gRPC server derives from the URLs in DownloadTask
+   * requests. Set `1.5.2` in a cluster of dfdaemons of that version or earlier. Default `1.5.3`,
+   * which is also that of later ones.
+   */
+  readonly idVersion?: IdVersion | undefined;
+  /**
    * Receives the errors that a peer did not cause:
    *
    * - failures of requests, such as an unreadable store
@@ -91,6 +99,7 @@ export interface ServerSettings {
   readonly earlyData: boolean;
   readonly requestTimeout: number;
   readonly stallTimeout: number;
+  readonly idVersion: IdVersion;
   /** Enforces `uploadRateLimit` over all responses; undefined if there is no limit. */
   readonly limiter: RateLimiter | undefined;
   /** Enforces `maxPendingBytes` over all responses. */
@@ -117,6 +126,7 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
     earlyData: options.earlyData ?? true,
     requestTimeout: options.requestTimeout ?? 10_000,
     stallTimeout: options.stallTimeout ?? 30_000,
+    idVersion: options.idVersion ?? "1.5.3",
     limiter:
       options.uploadRateLimit === undefined
         ? undefined
@@ -185,6 +195,7 @@ export const serverChecks: Checks<ServerOptions> = {
   earlyData: flag,
   requestTimeout: integer(1, MAX_TIMEOUT_MS),
   stallTimeout: integer(1, MAX_TIMEOUT_MS),
+  idVersion: oneOf(...idVersions),
   onError: callback,
   telemetry: implementing("an observer", "begin"),
 };

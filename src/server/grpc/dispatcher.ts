@@ -79,7 +79,7 @@ export function grpcDispatcher(
   );
 
   methods.add(rpc.downloadTask, (request, call) =>
-    downloadTask(service, standardDownload(request), call),
+    downloadTask(service, standardDownload(request, settings.idVersion), call),
   );
   methods.add(rpc.downloadPersistentTask, (request, call) =>
     downloadTask(service, persistentDownload(request, hashers), call),

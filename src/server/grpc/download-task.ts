@@ -13,7 +13,7 @@ import {
   DownloadTaskResponseSchema,
   DownloadTaskStartedResponseSchema,
 } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
-import { persistentTaskId } from "../../ids.ts";
+import { type IdVersion, persistentTaskId } from "../../ids.ts";
 import type { PieceKind } from "../../piece.ts";
 import type { StoredTask } from "../../store/store.ts";
 import { type ResponseIds, responseIds } from "./advertised.ts";
@@ -34,9 +34,9 @@ import {
   invalid,
   isRange,
   numbersIn,
+  requestedTaskId,
   requireNoFile,
   spanOf,
-  standardTaskId,
   wantedPieces,
 } from "./requests.ts";
 import type { UploadService } from "./upload-service.ts";
@@ -72,14 +72,17 @@ interface ResponseFields {
  *
  * @throws INVALID_ARGUMENT if the request has no task, names an output file, or has a Range header
  */
-export function standardDownload({ download }: DownloadTaskRequest): TaskDownload {
+export function standardDownload(
+  { download }: DownloadTaskRequest,
+  idVersion: IdVersion,
+): TaskDownload {
   if (download === undefined) throw invalid("download: expected a message, got none");
   requireNoFile(download.outputPath);
   if (download.range === undefined && Object.keys(download.requestHeader).some(isRange))
     throw invalid("range: expected the field range, got a Range header");
   return {
     kind: "standard",
-    taskId: standardTaskId(download),
+    taskId: requestedTaskId(download, idVersion),
     range: download.range,
     needsContent: download.needPieceContent,
     response: standardResponse,

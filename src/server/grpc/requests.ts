@@ -1,36 +1,29 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { VortexError } from "../../errors.ts";
 import type { Download, Range } from "../../gen/common/v2/common_pb.ts";
-import { isBlobUrl, taskIdOfBlob, taskIdOfContent, taskIdOfUrl } from "../../ids.ts";
+import { type IdVersion, standardTaskId } from "../../ids.ts";
 import { planTask } from "../../piece.ts";
 import type { StoredTask } from "../../store/store.ts";
 
 /**
- * Derives the ID of a standard task from the fields of a DownloadTask request, like dfdaemon.
- * Source: dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`.
+ * Derives the ID of a standard task from the fields of a DownloadTask request, like dfdaemon of the
+ * version `idVersion`. Source: dragonfly-client, `grpc/dfdaemon_upload.rs`, `download_task`.
  *
  * @throws INVALID_ARGUMENT if the URL is not absolute
  */
-export function standardTaskId(download: Download): string {
-  const {
-    url,
-    contentForCalculatingTaskId: content,
-    pieceLength,
-    tag,
-    application,
-    filteredQueryParams,
-  } = download;
-  const revision = (download.huggingFace ?? download.modelScope)?.revision;
-  if (content !== undefined) return taskIdOfContent(content);
+export function requestedTaskId(download: Download, idVersion: IdVersion): string {
+  const { url, pieceLength, tag, application, filteredQueryParams } = download;
   try {
-    if (download.enableTaskIdBasedBlobDigest && isBlobUrl(url)) return taskIdOfBlob(url);
-    return taskIdOfUrl({
+    return standardTaskId({
       url,
+      content: download.contentForCalculatingTaskId,
+      blobDigest: download.enableTaskIdBasedBlobDigest,
       filteredQueryParams,
-      ...(tag !== undefined && { tag }),
-      ...(application !== undefined && { application }),
-      ...(revision !== undefined && { revision }),
-      ...(pieceLength !== undefined && { pieceLength: Number(pieceLength) }),
+      tag,
+      application,
+      revision: (download.huggingFace ?? download.modelScope)?.revision,
+      pieceLength,
+      idVersion,
     });
   } catch (error) {
     throw invalid(VortexError.from(error, "InvalidArgument").message);

@@ -4,11 +4,17 @@ import { writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { hostId, taskIdOfUrl } from "../../../src/ids.ts";
+import {
+  defaultFilteredQueryParams,
+  hostId,
+  taskIdOfContent,
+  taskIdOfUrl,
+} from "../../../src/ids.ts";
 import { failing, inTempDir, type RunOptions, run } from "../../support/cli.ts";
+import { idVectors } from "../../support/id-vectors.ts";
 
 const vectors = JSON.parse(
-  readFileSync(new URL("../../vectors/ids.json", import.meta.url), "utf8"),
+  readFileSync(new URL("../../vectors/ids-1.5.1.json", import.meta.url), "utf8"),
 );
 
 /** Runs `vortex-peer id` and returns its output. */
@@ -29,28 +35,84 @@ function flagsOf(identity: Readonly<Record<string, unknown>>): string[] {
 }
 
 describe("vortex-peer id", () => {
-  it("derives the id of a task from its origin like dfdaemon", async () => {
-    for (const { url, taskId, error, ...identity } of vectors.url) {
-      const args = ["url", ...flagsOf(identity), "--", url];
-      if (error === undefined) assert.equal(await id(args), taskId, JSON.stringify(identity));
-      else assert.equal((await run(failing("Internal"), ["id", ...args])).code, 2);
+  it("derives the id of a task from its origin like dfget, and with --old like dfget 1.5.2", async () => {
+    const seen = { filtered: 0, slashes: 0 };
+    for (const { name, kind, input, canonical, ...ids } of idVectors) {
+      if (kind !== "url") continue;
+      const { url = "", filteredQueryParams, ...identity } = input;
+      const filter =
+        filteredQueryParams === undefined
+          ? ["--no-filter"]
+          : filteredQueryParams === "default"
+            ? []
+            : flagsOf({ filteredQueryParams });
+      const args = [...filter, ...flagsOf(identity), "--", url];
+      let expected = ids.id;
+      // dfget parses the URL, so the path of an HTTP URL has at least a slash.
+      const slashed = canonical?.replace(/^(https?:\/\/[^/?#]+)(?=[?#]|$)/, "$1/");
+      if (filteredQueryParams !== undefined) {
+        seen.filtered++;
+        if (slashed !== undefined && slashed !== canonical) {
+          seen.slashes++;
+          assert.deepEqual(identity, {}, name);
+          expected = taskIdOfContent(`${slashed}STANDARD`);
+        }
+      }
+      for (const [form, taskId] of [
+        [[], expected],
+        [["--old"], ids.id_1_5_1 ?? undefined],
+      ] as const) {
+        const { code, out } = await run(failing("Internal"), ["id", "url", ...form, ...args]);
+        const what = `${name} ${form}`;
+        assert.equal(code, taskId === undefined ? 2 : 0, what);
+        if (taskId !== undefined) assert.equal(out.text.trimEnd(), taskId, what);
+      }
     }
+    assert.ok(seen.filtered > 100 && seen.slashes > 5, JSON.stringify(seen));
+  });
+
+  it("parses the URL before it filters, like dfget", async () => {
+    const withSlash = "https://example.com/";
+    const filtered = { url: withSlash, filteredQueryParams: defaultFilteredQueryParams };
+    assert.equal(await id(["url", "https://example.com"]), taskIdOfUrl(filtered));
+    assert.equal(
+      await id(["url", "https://example.com", "--no-filter"]),
+      taskIdOfUrl({ url: "https://example.com" }),
+    );
     const signed = "https://bucket.s3.amazonaws.com/key?X-Amz-Signature=1&versionId=2";
     assert.equal(
-      await id(["url", signed, "--default-filtered-query-params"]),
+      await id(["url", signed]),
       taskIdOfUrl({ url: "https://bucket.s3.amazonaws.com/key?versionId=2" }),
     );
-    assert.deepEqual(JSON.parse(await id(["url", "https://example.com", "--json"])), {
-      taskId: taskIdOfUrl({ url: "https://example.com" }),
+    assert.equal(
+      await id(["url", signed, "--filtered-query-param", "versionId"]),
+      taskIdOfUrl({ url: "https://bucket.s3.amazonaws.com/key?X-Amz-Signature=1" }),
+    );
+    assert.deepEqual(JSON.parse(await id(["url", withSlash, "--json"])), {
+      taskId: taskIdOfUrl(filtered),
       kind: "standard",
     });
+    const both = ["id", "url", signed, "--no-filter", "--filtered-query-param", "a"];
+    const { code, err } = await run(failing("Internal"), both);
+    assert.equal(code, 2);
+    assert.match(err, /--filtered-query-param, --no-filter: expected one of them, got both/);
   });
 
   it("derives ids from an OCI blob, an object, and the content of a persistent cache task", async () => {
-    for (const { url, taskId } of vectors.blob) {
-      if (taskId === undefined)
-        assert.equal((await run(failing("Internal"), ["id", "blob", url])).code, 2);
-      else assert.equal(await id(["blob", url]), taskId);
+    for (const { name, kind, input, ...ids } of idVectors) {
+      if (kind !== "blob" && kind !== "manifest") continue;
+      const forms: [flags: string[], taskId: string | null | undefined][] = [[[], ids.id]];
+      if (kind === "blob") forms.push([["--old"], ids.id_1_5_1]);
+      for (const [form, expected] of forms) {
+        const { code, out } = await run(failing("Internal"), [
+          "id",
+          kind,
+          ...form,
+          input.url ?? "",
+        ]);
+        assert.equal(code, expected ? 0 : 2, name);
+        if (expected) assert.equal(out.text.trimEnd(), expected, name);
+      }
     }
     for (const { taskId, url, ...identity } of vectors.persistent) {
       assert.equal(await id(["persistent", url, ...flagsOf(identity)]), taskId);

@@ -26,7 +26,12 @@ import {
   type DownloadTaskResponseSchema,
   type SyncPiecesResponseSchema,
 } from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
-import { persistentTaskId, taskIdOfContent, taskIdOfUrl } from "../../../src/ids.ts";
+import {
+  persistentTaskId,
+  standardTaskId,
+  taskIdOfContent,
+  taskIdOfUrl,
+} from "../../../src/ids.ts";
 import { type PieceKind, pieceKinds } from "../../../src/piece.ts";
 import { type ServerOptions, serverSettings } from "../../../src/server/admission/upload.ts";
 import type { AdvertisedHost } from "../../../src/server/grpc/advertised.ts";
@@ -660,8 +665,9 @@ describe("DownloadTask of a store", () => {
     store: PieceStore,
     what: TaskIdentity = source,
     options: DownloadTaskOptions = {},
+    serverOptions: ServerOptions = {},
   ): Promise<Map<number, Uint8Array>> {
-    const pair = downloaderOf(peerOf(store).peer);
+    const pair = downloaderOf(peerOf(store, serverOptions).peer);
     const task = await pair.downloader.downloadTask(addr, what, options);
     assert.equal(task.contentLength, content.length);
     const pieces = await all(task);
@@ -699,6 +705,8 @@ describe("DownloadTask of a store", () => {
     const id = "ab".repeat(32);
     const blob = { url: `https://registry/v2/a/b/blobs/sha256:${id}?ns=x`, blobDigest: true };
     assert.deepEqual(await fetched(storeOf("standard", id), blob), whole);
+    const manifest = { url: `https://registry/v2/a/b/manifests/crc32:7`, blobDigest: true };
+    assert.deepEqual(await fetched(storeOf("standard", standardTaskId(manifest)), manifest), whole);
     const object = { url: "key", region: "r", endpoint: "e" };
     const persistent = { ...object, kind: "persistent" } as const;
     assert.deepEqual(
@@ -716,9 +724,19 @@ describe("DownloadTask of a store", () => {
       pair.downloader.downloadTask(addr, { url: "http://a", revision: "x" }),
       "InvalidArgument",
     );
-    await assertRejects(pair.downloader.downloadTask(addr, { url: "a" }), "InvalidArgument");
+    await assertRejects(
+      pair.downloader.downloadTask(addr, { url: "a", filteredQueryParams: ["x"] }),
+      "InvalidArgument",
+    );
     await assertRejects(pair.downloader.downloadTask(addr, { url: "http://a" }), "NotFound");
     await assertClean(pair);
+  });
+
+  it("finds a task by the id that dfdaemon 1.5.2 derives, if both sides are set to it", async () => {
+    const old = { url: "https://example.com/", idVersion: "1.5.2" } as const;
+    const store = storeOf("standard", taskIdOfUrl(old));
+    assert.deepEqual(await fetched(store, old, {}, { idVersion: "1.5.2" }), whole);
+    await assertRejects(fetched(store, old), "NotFound");
   });
 
   it("sends the pieces that overlap a range", async () => {

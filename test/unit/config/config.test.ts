@@ -30,6 +30,7 @@ const defaults: Config = {
     parentConcurrency: 32,
     maxConnections: 1_024,
     maxStreams: 128,
+    idVersion: "1.5.3",
     pool: {
       connectionsPerAddress: 1,
       capacity: 2_000,
@@ -225,7 +226,7 @@ describe("parseConfig", () => {
       [
         { conectTimeout: "1s" },
         'vortexPeer.conectTimeout "1s": expected no other keys than connectTimeout, stallTimeout, patience, unverifiedPieces, requestTimeout, ' +
-          "parentConcurrency, maxConnections, maxStreams, pool, quic",
+          "parentConcurrency, maxConnections, maxStreams, idVersion, pool, quic",
       ],
       [{ quic: [] }, "vortexPeer.quic […]: expected keys with values"],
       [3, "vortexPeer 3: expected keys with values"],

@@ -247,6 +247,7 @@ const others: { readonly [Key in ConfigKey]?: unknown } = {
   "vortexPeer.parentConcurrency": 1,
   "vortexPeer.maxConnections": 1,
   "vortexPeer.maxStreams": 1,
+  "vortexPeer.idVersion": "1.5.2",
   "vortexPeer.pool.connectionsPerAddress": 2,
   "vortexPeer.pool.capacity": 1,
   "vortexPeer.pool.idleTimeout": 1,
