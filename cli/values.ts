@@ -71,7 +71,7 @@ export const size: Value<number> = parsed(
 
 /** Rate in bytes/s, at least 1: a {@link size} with its unit, with or without `/s`. */
 export const rate: Value<number> = parsed(
-  (text) => expectedRate(withoutPerSecond(text), "/s"),
+  (text) => expectedRate(withoutPerSecond(text)),
   (text) => parseRate(withoutPerSecond(text)),
 );
 

@@ -1,13 +1,13 @@
 /**
  * Length in ms of each unit of time that stock Dragonfly accepts in durations, up to the week.
- * Source: function `parse_duration` of the Rust crate humantime.
+ * Source: function `parse_duration` of the Rust crate humantime 2.4.
  */
 const units: Record<string, number> = {
-  ...spellings(1e-6, "ns", "nsec"),
+  ...spellings(1e-6, "ns", "nsec", "nanos"),
   ...spellings(1e-3, "us", "usec", "µs"),
-  ...spellings(1, "ms", "msec"),
-  ...spellings(1_000, "s", "sec", "second", "seconds"),
-  ...spellings(60_000, "m", "min", "minute", "minutes"),
+  ...spellings(1, "ms", "msec", "millis"),
+  ...spellings(1_000, "s", "sec", "secs", "second", "seconds"),
+  ...spellings(60_000, "m", "min", "mins", "minute", "minutes"),
   ...spellings(3_600_000, "h", "hr", "hrs", "hour", "hours"),
   ...spellings(86_400_000, "d", "day", "days"),
   ...spellings(7 * 86_400_000, "w", "wk", "wks", "week", "weeks"),

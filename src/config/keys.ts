@@ -91,6 +91,7 @@ export const keys: { readonly [Key in ConfigKey]: KeyDefinition<ValueOf<Key>> } 
   "storage.server.ip": optional("storage.server.ip", ip, String),
   "storage.server.tcpPort": define("storage.server.tcpPort", port, 4005, String),
   "storage.server.quicPort": define("storage.server.quicPort", port, 4006, String),
+  "network.enableIPv6": define("network.enableIPv6", flag, false, String),
   "vortexPeer.connectTimeout": define("vortexPeer.connectTimeout", duration, 2_000, formatDuration),
   "vortexPeer.stallTimeout": define("vortexPeer.stallTimeout", day, 30_000, formatDuration),
   "vortexPeer.patience": define("vortexPeer.patience", patience, 60_000, formatPatience),
@@ -225,7 +226,8 @@ function optional<T>(
 function spellings(name: string): (readonly string[])[] {
   const path = name.split(".");
   const last = path.pop() ?? "";
-  const snake = last.replace(/[A-Z]/g, (upper) => `_${upper.toLowerCase()}`);
+  // An acronym is one word: `enableIPv6` becomes `enable_ipv6`.
+  const snake = last.replace(/([a-z0-9])([A-Z]+)/g, "$1_$2").toLowerCase();
   return snake === last
     ? [[...path, last]]
     : [

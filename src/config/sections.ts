@@ -57,7 +57,7 @@ export interface Config {
     readonly server: {
       /**
        * For a server, the local address to listen at. For a `StorageClient`, the address of the
-       * peer. Default: undefined.
+       * peer. Default: undefined, see `network.enableIPv6`.
        */
       readonly ip: string | undefined;
       /** TCP port of the Vortex server, 0 to 65535. Default 4005. */
@@ -65,6 +65,14 @@ export interface Config {
       /** UDP port of the Vortex server over QUIC, 0 to 65535. Default 4006. */
       readonly quicPort: number;
     };
+  };
+  /** Settings of the network. */
+  readonly network: {
+    /**
+     * True to listen at `::`, all IPv4 and IPv6 addresses of this host, where no other address is
+     * configured. Default false: at `0.0.0.0`.
+     */
+    readonly enableIPv6: boolean;
   };
   /** Options of this library that stock Dragonfly does not have. */
   readonly vortexPeer: {

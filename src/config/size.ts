@@ -27,15 +27,17 @@ const outputUnits: readonly string[] = [
 ];
 
 /**
- * Parses a size and returns it in bytes. A size is a number with an optional unit, in powers of
- * 1000 (`50GB`, `50G`) or of 1024 (`50GiB`, `50Gi`). Units are case-insensitive. Returns undefined
- * for any other text, and for sizes over 2^53 - 1 bytes.
+ * Parses a size and returns it in bytes, like dfdaemon. A size is a number with a unit, in powers
+ * of 1000 (`50GB`, `50G`) or of 1024 (`50GiB`, `50Gi`), or an integer without a unit. Units are
+ * case-insensitive. Fractions of a byte are dropped. Returns undefined for any other text, and for
+ * sizes over 2^53 - 1 bytes.
  */
 export function parseSize(text: string): number | undefined {
-  const [, amount, unit = ""] = /^([0-9]{1,16}(?:\.[0-9]+)?) ?([A-Za-z]*)$/.exec(text) ?? [];
+  const pattern = /^([0-9]{1,16}(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]+)$|^([0-9]{1,16})$/;
+  const [, amount, unit = "", integer] = pattern.exec(text) ?? [];
   const name = unit.toLowerCase();
-  if (amount === undefined || !Object.hasOwn(units, name)) return undefined;
-  const bytes = Math.round(Number(amount) * (units[name] ?? 0));
+  if (!Object.hasOwn(units, name)) return undefined;
+  const bytes = Math.trunc(Number(amount ?? integer) * (units[name] ?? 0));
   return Number.isSafeInteger(bytes) ? bytes : undefined;
 }
 
@@ -50,18 +52,15 @@ export function parseRate(text: string): number | undefined {
 }
 
 /**
- * Formats what {@link parseRate} accepts in place of `value`, for an error message. If only the
- * unit is missing, the examples have the number of `value`.
- *
- * @param suffix text after the unit in each example
+ * Formats what a command-line option accepts as a rate in place of `text`, for an error message. If
+ * only the unit is missing, the examples have the number in `text`.
  */
-export function expectedRate(value: unknown, suffix: "" | "/s"): string {
-  const text = typeof value === "number" || typeof value === "string" ? String(value) : "";
+export function expectedRate(text: string): string {
   const amount = /^[1-9][0-9]{0,14}$/.test(text) ? Number(text) : 50;
   const examples =
     amount < 1000
-      ? ["MB", "MiB", "B"].map((unit) => `${amount}${unit}${suffix}`)
-      : [`${formatSize(amount)}${suffix}`];
+      ? ["MB", "MiB", "B"].map((unit) => `${amount}${unit}/s`)
+      : [`${formatSize(amount)}/s`];
   const list = examples.join(", ").replace(/, (\S+)$/, " or $1");
   return `expected a rate with its unit, such as ${list}`;
 }

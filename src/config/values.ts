@@ -2,7 +2,7 @@ import * as v from "valibot";
 import { show } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import { parseDuration } from "./duration.ts";
-import { expectedRate, parseRate } from "./size.ts";
+import { parseSize } from "./size.ts";
 
 /**
  * Creates a schema that accepts an integer from `min` to `max`.
@@ -54,8 +54,8 @@ export const duration: v.GenericSchema<unknown, number> = durationUpTo(30);
 export const patience: v.GenericSchema<unknown, number> = patienceSchema();
 
 /**
- * Schema of a rate of at least 1 byte/s, such as `50MiB`. Outputs bytes/s. Accepts only text with a
- * unit: a number without a unit could mean bytes or megabytes.
+ * Schema of a rate of at least 1 byte/s, such as `50MiB`. Outputs bytes/s. A number without a unit
+ * is in bytes/s, like in dfdaemon.
  */
 export const bandwidth: v.GenericSchema<unknown, number> = bandwidthSchema();
 
@@ -172,12 +172,13 @@ function patienceSchema(): v.GenericSchema<unknown, number> {
 }
 
 function bandwidthSchema(): v.GenericSchema<unknown, number> {
+  const message = "expected a rate from 1B in bytes/s, such as 50MB, 50MiB or 50000000";
   return v.pipe(
     v.unknown(),
     v.rawTransform(({ dataset: { value }, addIssue, NEVER }) => {
-      const bytes = typeof value === "string" ? parseRate(value) : undefined;
-      if (bytes !== undefined) return bytes;
-      addIssue({ message: expectedRate(value, "") });
+      const bytes = typeof value === "string" ? parseSize(value) : value;
+      if (typeof bytes === "number" && Number.isSafeInteger(bytes) && bytes >= 1) return bytes;
+      addIssue({ message });
       return NEVER;
     }),
   );

@@ -30,7 +30,8 @@ export function serverOptions(
   config: Config,
   { mutual }: ServerFiles = {},
 ): Omit<StorageServerOptions, "store"> {
-  const { host, upload, storage, vortexPeer } = config;
+  const { host, upload, storage, network, vortexPeer } = config;
+  const local = storage.server.ip ?? (network.enableIPv6 ? "::" : undefined);
   if (mutual === undefined && mutualTlsFiles(upload.server) !== undefined) {
     throw new VortexError(
       "InvalidArgument",
@@ -43,7 +44,7 @@ export function serverOptions(
     clientCa: mutual.ca,
   };
   return {
-    ...(storage.server.ip !== undefined && { host: storage.server.ip }),
+    ...(local !== undefined && { host: local }),
     quic: { port: storage.server.quicPort, ...quicTuning(config) },
     tcp: { port: storage.server.tcpPort },
     grpc: {

@@ -79,12 +79,11 @@ const bandwidth: ValueKind = {
       parsed: number * sizes[unit],
     })),
     fc.constant({ text: "1.5 kB", parsed: 1500 }),
+    fc.constantFrom({ text: 5, parsed: 5 }, { text: "5", parsed: 5 }),
   ),
   invalid: fc.constantFrom<unknown>(
     0,
-    5,
     "0",
-    "5",
     "0B",
     -1,
     1.5,
@@ -131,6 +130,7 @@ const valueKinds: Readonly<Record<ConfigKey, ValueKind>> = {
   "storage.server.ip": ip,
   "storage.server.tcpPort": port,
   "storage.server.quicPort": port,
+  "network.enableIPv6": flag,
   "vortexPeer.connectTimeout": duration(30),
   "vortexPeer.stallTimeout": duration(1),
   "vortexPeer.patience": optionalDuration(),
@@ -473,7 +473,7 @@ function asIs(value: unknown): ConfigValue {
 /** Converts the last part of a key to snake case, as in Dragonfly's design document. */
 function inSnakeCase(path: readonly string[]): readonly string[] {
   const last = path.at(-1) ?? "";
-  return [...path.slice(0, -1), last.replace(/[A-Z]/g, (upper) => `_${upper.toLowerCase()}`)];
+  return [...path.slice(0, -1), last.replace(/([a-z0-9])([A-Z]+)/g, "$1_$2").toLowerCase()];
 }
 
 function expectedValue(key: ConfigKey, entries: readonly Entry[]): unknown {

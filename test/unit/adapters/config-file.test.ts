@@ -41,6 +41,7 @@ describe("a configuration file", () => {
         "storage.server.ip 0.0.0.0 66",
         "storage.server.tcpPort 14005 67",
         "storage.server.quicPort 14006 69",
+        "network.enableIPv6 true 126",
       ],
     );
     assert.equal(config.download.bandwidthLimit, 20e9);

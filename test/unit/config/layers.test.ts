@@ -239,6 +239,7 @@ const others: { readonly [Key in ConfigKey]?: unknown } = {
   "storage.server.ip": "10.0.0.1",
   "storage.server.tcpPort": 1,
   "storage.server.quicPort": 1,
+  "network.enableIPv6": true,
   "vortexPeer.connectTimeout": 1,
   "vortexPeer.stallTimeout": 1,
   "vortexPeer.patience": 0,
