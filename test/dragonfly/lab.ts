@@ -135,12 +135,19 @@ export class Lab {
     return new Daemon(addresses, program, directory, log);
   }
 
-  /** Publishes pseudo-random content of `length` bytes at the origin. */
-  async publish(length: number, seed: number = 18): Promise<LabTask> {
+  /**
+   * Publishes pseudo-random content of `length` bytes at the origin.
+   *
+   * @param rest rest of the URL after a random first segment. Default: empty
+   */
+  async publish(
+    length: number,
+    { seed = 18, rest = "" }: { readonly seed?: number; readonly rest?: string } = {},
+  ): Promise<LabTask> {
     this.#files++;
     const path = join(this.#directory, `content-${this.#files}`);
     const content = await writeContent(path, length, seed);
-    const url = this.origin.add(content);
+    const url = this.origin.add(content) + rest;
     const pieceLength = pieceLengthFor(length);
     return {
       taskId: taskIdOfUrl({ url }),

@@ -29,7 +29,8 @@ export class Origin {
     const contents = new Map<string, Content>();
     const sent = new Map<string, number>();
     const server = createServer((request, response) => {
-      const path = request.url ?? "";
+      // Clients may rewrite the rest of the path.
+      const path = `/${(request.url ?? "").split(/[/?]/)[1]}`;
       const content = contents.get(path);
       if (content === undefined) {
         response.writeHead(404).end();
