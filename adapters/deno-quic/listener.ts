@@ -15,6 +15,7 @@ import { listenError, systemCode } from "../shared/native-error.ts";
 import { fingerprintOf, requireIdentity } from "../shared/tls.ts";
 import { DenoQuicConnection } from "./connection.ts";
 import {
+  afterLastFlight,
   collectSockets,
   collectSocketsSoon,
   type DenoQuic,
@@ -195,6 +196,7 @@ class DenoQuicListener implements Listener {
     // A closed endpoint refuses clients as long as it exists.
     endpoint.close({ closeCode: StreamCode.None, reason: "" });
     keepRefusing(formatAddress(this.address), endpoint, this.#nativeListeners.splice(0));
+    await afterLastFlight();
   }
 
   /**

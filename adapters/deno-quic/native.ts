@@ -155,6 +155,16 @@ export function afterFirstFlight(end: () => void): void {
 }
 
 /**
+ * Resolves when Deno has sent the CONNECTION_CLOSE frames of an endpoint that was closed before the
+ * call. If the process exits earlier, the peers wait for their idle timeout.
+ */
+export async function afterLastFlight(): Promise<void> {
+  // Deno sends between two turns of the event loop. The first one may have begun already.
+  for (let turn = 0; turn < 2; turn++)
+    await new Promise<void>((resolve) => void setImmediate(resolve));
+}
+
+/**
  * Time in ms for which released endpoints are gathered before one garbage collection frees their
  * sockets.
  */

@@ -53,7 +53,7 @@ export interface Program {
   /** Closes the program's standard input. */
   end(): void;
   /** Sends a signal to the program. Default: `SIGKILL`. */
-  kill(signal?: "SIGKILL" | "SIGSTOP" | "SIGTERM" | "SIGHUP"): void;
+  kill(signal?: "SIGKILL" | "SIGSTOP" | "SIGTERM" | "SIGINT" | "SIGHUP"): void;
   /** Resolves to the exit code and output when the program has ended. */
   readonly ended: Promise<Outcome>;
 }
