@@ -7,7 +7,7 @@ type EndSignal = keyof typeof exitCodes;
 
 const endSignals: readonly EndSignal[] = ["SIGINT", "SIGTERM"];
 
-/** Functions that close a server. The signals are handled as long as there are any. */
+/** Functions that close a server. The signals have handlers while there are some. */
 const closers = new Set<() => Promise<void>>();
 
 let isClosing = false;

@@ -5,8 +5,8 @@
  *
  * FACE names the package entry point: `node`, `bun` or `deno`. IDENTITY is a `TlsIdentity` in JSON.
  * Prints the address of each of its two servers. With `own-handler` it handles SIGTERM itself:
- * prints `handled`, then exits with code 7 once both servers are closed. With `closed` it closes its
- * servers at once, prints `closed`, and stays alive.
+ * prints `handled`, then exits with code 7 once both servers are closed. With `closed` it closes
+ * its servers at once, prints `closed`, and stays alive.
  */
 import process from "node:process";
 import type { RuntimeApi } from "../../entry/runtime-api.ts";
