@@ -3,7 +3,7 @@ import { PacketDecoder } from "../protocol/decoder.ts";
 import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
 import type { Flow } from "../rate-limiter.ts";
 import type { Clock, Runtime } from "../runtime.ts";
-import { type CheckedStore, checkedStore } from "../store/checked-store.ts";
+import { checkedPiece } from "../store/checked-store.ts";
 import type { PieceStore, StoredPiece } from "../store/store.ts";
 import { beginOperation, type OperationResult } from "../telemetry.ts";
 import type { Address } from "../transport/address.ts";
@@ -33,7 +33,7 @@ import { exactContent } from "./exact.ts";
 /** Serves the pieces of a store over the Vortex protocol, to the connections of one listener. */
 export class VortexServer {
   readonly #listener: Listener;
-  readonly #store: CheckedStore;
+  readonly #store: PieceStore;
   readonly #settings: ServerSettings;
   readonly #slots: ConnectionSlots;
   /**
@@ -58,7 +58,7 @@ export class VortexServer {
    */
   constructor(listener: Listener, store: PieceStore, settings: ServerSettings) {
     this.#listener = listener;
-    this.#store = checkedStore(store);
+    this.#store = store;
     this.#settings = settings;
     this.#slots = new ConnectionSlots(settings.maxConnections, settings.runtime.clock);
     this.#track(this.#acceptConnections());
@@ -235,7 +235,8 @@ export class VortexServer {
     const requestEnded = expectEnd(stream);
     let piece: StoredPiece | undefined;
     try {
-      piece = await this.#store.getPiece(request, { signal });
+      const supplied = await this.#store.getPiece(request, { signal });
+      piece = supplied && checkedPiece(supplied);
     } catch (error) {
       const failure = VortexError.from(error, "StorageFailed");
       this.#report(failure);

@@ -1,52 +1,32 @@
 import { invalid, toInteger } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import type { PieceMetadata } from "../piece.ts";
-import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "./store.ts";
+import type { StoredPiece, StoredTask } from "./store.ts";
 
 type SuppliedMetadata = PieceMetadata<number | bigint>;
 type SuppliedTask = StoredTask<number | bigint>;
 
-/** {@link PieceStore} whose results are checked, with one type for each field. */
-export interface CheckedStore {
-  /** See {@link PieceStore.getPiece}. Rejects with `StorageFailed` if a field is invalid. */
-  getPiece(
-    request: StoredPieceRequest,
-    options?: { readonly signal?: AbortSignal },
-  ): Promise<StoredPiece | undefined>;
-  /** See {@link PieceStore.getTask}. Rejects with `StorageFailed` if a field is invalid. */
-  getTask(
-    taskId: string,
-    options?: { readonly signal?: AbortSignal },
-  ): Promise<StoredTask | undefined>;
-}
-
 /**
- * Wraps a store so that its numbers are checked where they enter the server. Integers may be of
- * type number or bigint; each must be from 0 to `Number.MAX_SAFE_INTEGER`. A custom store may come
- * from JavaScript without types, and a negative length would corrupt the answer.
+ * Checks the integers of a piece where it enters the server, and converts them to one type. They
+ * may be of type number or bigint; each must be from 0 to `Number.MAX_SAFE_INTEGER`. A custom store
+ * may come from JavaScript without types, and a negative length would corrupt the answer.
+ *
+ * @throws `StorageFailed` if an integer is invalid
  */
-export function checkedStore(store: PieceStore): CheckedStore {
-  return {
-    async getPiece(request, options) {
-      const piece = await store.getPiece(request, options);
-      return piece && checkedPiece(piece);
-    },
-    async getTask(taskId, options) {
-      const task = await store.getTask(taskId, options);
-      return task && checkedTask(task);
-    },
-  };
-}
-
-function checkedPiece(piece: StoredPiece<number | bigint>): StoredPiece {
+export function checkedPiece(piece: StoredPiece<number | bigint>): StoredPiece {
   const metadata = checkedMetadata(piece.metadata);
   return { metadata, read: (range) => piece.read(range) };
 }
 
 const checkedTasks = new WeakMap<SuppliedTask, StoredTask>();
 
-/** Returns the same object for the same task, so that caches by task still work. */
-function checkedTask(task: SuppliedTask): StoredTask {
+/**
+ * Checks the integers of a task like {@link checkedPiece}, and those of its pieces when they are
+ * read. Returns the same object for the same task, so that caches by task still work.
+ *
+ * @throws `StorageFailed` if an integer is invalid
+ */
+export function checkedTask(task: SuppliedTask): StoredTask {
   const known = checkedTasks.get(task);
   if (known !== undefined) return known;
   const checked = orStorageFailed(`task ${task.taskId}`, () => new CheckedTask(task));

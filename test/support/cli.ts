@@ -13,7 +13,7 @@ import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import { planTask } from "../../src/piece.ts";
 import { type Clock, portableRuntime } from "../../src/runtime.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
-import { checkedStore } from "../../src/store/checked-store.ts";
+import { checkedTask } from "../../src/store/checked-store.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import type { PieceStore, StoredTask } from "../../src/store/store.ts";
 import type {
@@ -195,9 +195,9 @@ export class MemorySdk implements Sdk {
   /** Creates a task directory that answers from the store, whatever the peer address is. */
   #directory(): TaskDirectory {
     const taskOf = async (asked: string): Promise<StoredTask> => {
-      const task = this.#store && (await checkedStore(this.#store).getTask(asked));
+      const task = await this.#store?.getTask(asked);
       if (task === undefined) throw new VortexError("NotFound", "no such task");
-      return task;
+      return checkedTask(task);
     };
     return {
       stat: async (addr: string, asked: string): Promise<TaskOutline> => {

@@ -1,6 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { PieceKind, PieceMetadata } from "../../piece.ts";
-import { type CheckedStore, checkedStore } from "../../store/checked-store.ts";
+import { checkedPiece, checkedTask } from "../../store/checked-store.ts";
 import type { PieceStore, StoredPiece, StoredTask } from "../../store/store.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 import { reportFailure } from "./answer.ts";
@@ -8,11 +8,11 @@ import { requireTaskId } from "./requests.ts";
 
 /** Looks up tasks and pieces in a store. Failures are `ConnectError`s with the peer's status. */
 export class Lookup {
-  readonly #store: CheckedStore;
+  readonly #store: PieceStore;
   readonly #settings: ServerSettings;
 
   constructor(store: PieceStore, settings: ServerSettings) {
-    this.#store = checkedStore(store);
+    this.#store = store;
     this.#settings = settings;
   }
 
@@ -29,7 +29,10 @@ export class Lookup {
   ): Promise<StoredTask> {
     requireTaskId(taskId);
     const task = await this.#read(
-      () => this.#store.getTask(taskId, { signal }),
+      async () => {
+        const supplied = await this.#store.getTask(taskId, { signal });
+        return supplied && checkedTask(supplied);
+      },
       "the task",
       signal,
     );
@@ -53,7 +56,10 @@ export class Lookup {
     requireTaskId(taskId);
     const request = { taskId, number, kind };
     const piece = await this.#read(
-      () => this.#store.getPiece(request, { signal }),
+      async () => {
+        const supplied = await this.#store.getPiece(request, { signal });
+        return supplied && checkedPiece(supplied);
+      },
       "the piece",
       signal,
     );
