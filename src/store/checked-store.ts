@@ -78,17 +78,19 @@ class CheckedTask implements StoredTask {
 function checkedMetadata(metadata: SuppliedMetadata): PieceMetadata {
   return orStorageFailed(`piece ${metadata.number}`, () => {
     const { digest, parentId } = metadata;
-    for (const [name, text] of Object.entries({ digest, parentId }))
-      if (typeof text !== "string") throw invalid(name, "text", text);
+    for (const text of [digest, parentId])
+      if (typeof text !== "string") throw invalid("digest and parentId", "text", text);
+    const long = (name: "offset" | "length" | "costSeconds" | "createdAtSeconds"): bigint =>
+      safeBigint(name, metadata[name]);
     return {
       number: safeInteger("number", metadata.number, 0, 0xffffffff),
-      offset: safeBigint("offset", metadata.offset),
-      length: safeBigint("length", metadata.length),
+      offset: long("offset"),
+      length: long("length"),
       digest,
       parentId,
       trafficType: safeInteger("trafficType", metadata.trafficType, 0, 0xff),
-      costSeconds: safeBigint("costSeconds", metadata.costSeconds),
-      createdAtSeconds: safeBigint("createdAtSeconds", metadata.createdAtSeconds),
+      costSeconds: long("costSeconds"),
+      createdAtSeconds: long("createdAtSeconds"),
     };
   });
 }
