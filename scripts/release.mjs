@@ -40,7 +40,7 @@ if (!values["dry-run"]) finish();
 
 function finish() {
   try {
-    if (!values["skip-check"]) run("npm", "run", "check");
+    if (!values["skip-check"]) run("npm", "run", "release:check");
     run("npm", "run", "--silent", "build");
     run("npm", "pack", "--ignore-scripts");
   } catch (error) {

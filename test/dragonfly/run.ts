@@ -55,8 +55,8 @@ function main(): number {
     const results = join(directory, "results");
     let failed = 0;
     // One after the other: concurrent runs would share the processor.
-    for (const runtime of ["node", "bun", "deno"])
-      for (const version of built) {
+    for (const version of built.toReversed())
+      for (const runtime of ["node", "bun", "deno"]) {
         const full = { VORTEX_PEER_LAB_FULL: "1", VORTEX_PEER_LAB_RESULTS: results };
         if (runTests(runtime, [version], full) !== 0) failed++;
       }

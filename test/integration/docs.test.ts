@@ -84,8 +84,8 @@ const samplesThatRun: Readonly<Record<string, readonly string[]>> = {
   ],
   "docs/dragonfly-cluster.md": [
     "Fetch a task from dfdaemon: ts",
-    "Certificates: ts",
     "Be a parent in a cluster: ts",
+    "TLS: ts",
   ],
   "docs/errors.md": ["Errors: ts", "In logs: json"],
   "docs/from-rust.md": ["Fetching pieces: ts", "Configuration: ts"],
@@ -190,7 +190,7 @@ if (runtimeName === "node") {
               ["docs/tasks.md", "OpenTelemetry"],
               ["docs/errors.md", "Errors"],
               ["docs/tuning.md", "Tuning"],
-              ["docs/dragonfly-cluster.md", "Certificates"],
+              ["docs/dragonfly-cluster.md", "TLS"],
               ["docs/dragonfly-cluster.md", "Be a parent in a cluster"],
               ["docs/from-rust.md", "Fetching pieces"],
             ] as const;
