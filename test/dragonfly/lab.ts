@@ -3,7 +3,7 @@
  * program uses a separate loopback address, so several labs can run at once. It needs no manager,
  * database or Redis.
  */
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { taskIdOfUrl } from "../../src/ids.ts";
@@ -119,8 +119,7 @@ export class Lab {
         "--dynconfig",
         await writeConfig(directory, "dynconfig.yaml", dynconfig(this.scheduler)),
       );
-    const log = join(directory, "log");
-    command.push("--log-dir", log, "--log-level", "info", "--console");
+    command.push("--log-dir", join(directory, "log"), "--log-level", "info", "--console");
     const program = new GuardedProgram(command);
     this.#programs.push(program);
     await program.whenReachable([
@@ -132,7 +131,7 @@ export class Lab {
       tcp: `${ip}:${ports.tcp}`,
       grpc: `${ip}:${ports.api}`,
     };
-    return new Daemon(addresses, program, directory, log);
+    return new Daemon(addresses, program, directory);
   }
 
   /**
@@ -191,13 +190,11 @@ export class Daemon {
   readonly addresses: DaemonAddresses;
   readonly #program: GuardedProgram;
   readonly #directory: string;
-  readonly #log: string;
 
-  constructor(addresses: DaemonAddresses, program: GuardedProgram, directory: string, log: string) {
+  constructor(addresses: DaemonAddresses, program: GuardedProgram, directory: string) {
     this.addresses = addresses;
     this.#program = program;
     this.#directory = directory;
-    this.#log = log;
   }
 
   /** Returns true while the process runs. */
@@ -232,13 +229,6 @@ export class Daemon {
     await rm(output);
     if (sha256 !== content.sha256) throw new Error("dfget fetched the wrong content");
     return duration;
-  }
-
-  /** Returns the daemon's log so far. */
-  async log(): Promise<string> {
-    const files = (await readdir(this.#log)).sort();
-    const texts = await Promise.all(files.map((file) => readFile(join(this.#log, file), "utf8")));
-    return texts.join("\n");
   }
 }
 

@@ -4,7 +4,7 @@ import { FilePieceStore } from "../../adapters/files/store.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
 import { tcpTransport } from "../../adapters/tcp/transport.ts";
 import { portableRuntime } from "../../src/runtime.ts";
-import { serverSettings } from "../../src/server/admission/upload.ts";
+import { type ServerSettings, serverSettings } from "../../src/server/admission/upload.ts";
 import { VortexServer } from "../../src/server/vortex-server.ts";
 import type { PieceStore } from "../../src/store/store.ts";
 import type { Telemetry } from "../../src/telemetry.ts";
@@ -12,6 +12,7 @@ import type { Transport } from "../../src/transport/transport.ts";
 import { runtimeName } from "../support/fixtures.ts";
 import { Announcer } from "./announcer.ts";
 import type { LabTask } from "./lab.ts";
+import type { DaemonProtocol } from "./templates.ts";
 
 /** Options of {@link Parent.start}. */
 export interface ParentOptions {
@@ -33,18 +34,21 @@ export const noStockQuic: string | undefined =
     ? undefined
     : "dfdaemon offers no ALPN over QUIC, and the QUIC server of this runtime requires one";
 
+/** Numbers of requested pieces by task and protocol. */
+type Requested = Map<string, Set<number>>;
+
 /** Running server, announced to a scheduler. */
 export class Parent {
   readonly #announcer: Announcer;
   readonly #servers: readonly { close(options: { grace: number }): Promise<void> }[];
   readonly #store: FilePieceStore;
-  readonly #requested: Map<string, Set<number>>;
+  readonly #requested: Requested;
 
   private constructor(
     announcer: Announcer,
     servers: readonly { close(options: { grace: number }): Promise<void> }[],
     store: FilePieceStore,
-    requested: Map<string, Set<number>>,
+    requested: Requested,
   ) {
     this.#announcer = announcer;
     this.#servers = servers;
@@ -57,29 +61,37 @@ export class Parent {
     const { ip, scheduler, uploadRateLimit, onPiece = () => {} } = options;
     const files = new FilePieceStore();
     const store = options.store ?? files;
-    const requested = new Map<string, Set<number>>();
-    const telemetry: Telemetry = {
-      begin({ name, taskId, number = 0 }) {
-        if (name === "download_piece") {
-          const numbers = requested.get(taskId) ?? new Set();
-          requested.set(taskId, numbers.add(number));
-          onPiece(number);
-        }
-        return { end() {}, run: (work) => work() };
-      },
+    const requested: Requested = new Map();
+    // Separate settings, so that requests are counted by protocol.
+    const settingsOf = (protocol: DaemonProtocol): ServerSettings => {
+      const telemetry: Telemetry = {
+        begin({ name, taskId, number = 0 }) {
+          if (name === "download_piece") {
+            const key = `${taskId} over ${protocol}`;
+            const numbers = requested.get(key) ?? new Set();
+            requested.set(key, numbers.add(number));
+            onPiece(number);
+          }
+          return { end() {}, run: (work) => work() };
+        },
+      };
+      const limit = uploadRateLimit === undefined ? {} : { uploadRateLimit };
+      return serverSettings({ telemetry, ...limit }, portableRuntime);
     };
-    const settings = serverSettings(
-      { telemetry, ...(uploadRateLimit !== undefined && { uploadRateLimit }) },
-      portableRuntime,
-    );
-    const listen = (transport: Transport): Promise<VortexServer> =>
-      VortexServer.listen(transport, { host: ip, port: 0 }, store, portableRuntime, settings);
-    const tcp = await listen(tcpTransport);
+    const listen = (transport: Transport, protocol: DaemonProtocol): Promise<VortexServer> =>
+      VortexServer.listen(
+        transport,
+        { host: ip, port: 0 },
+        store,
+        portableRuntime,
+        settingsOf(protocol),
+      );
+    const tcp = await listen(tcpTransport, "tcp");
     const quic =
       noStockQuic === undefined
-        ? await listen(await denoQuicTransport({ clients: "stock" }))
+        ? await listen(await denoQuicTransport({ clients: "stock" }), "quic")
         : undefined;
-    const api = await grpcServer({ host: ip, port: 0 }, store, settings, {
+    const api = await grpcServer({ host: ip, port: 0 }, store, settingsOf("grpc"), {
       serving: {
         tcpPort: tcp.address.port,
         ...(quic !== undefined && { quicPort: quic.address.port }),
@@ -103,9 +115,9 @@ export class Parent {
     await this.#announcer.announceTask({ taskId, url, contentLength: content.length, pieceLength });
   }
 
-  /** Returns the number of different pieces of a task that were requested. */
-  requestedPieces({ taskId }: Pick<LabTask, "taskId">): number {
-    return this.#requested.get(taskId)?.size ?? 0;
+  /** Returns the number of different pieces of a task that were requested over a protocol. */
+  requestedPieces({ taskId }: Pick<LabTask, "taskId">, protocol: DaemonProtocol): number {
+    return this.#requested.get(`${taskId} over ${protocol}`)?.size ?? 0;
   }
 
   async close(): Promise<void> {

@@ -49,7 +49,7 @@ describeVersions<Context>(
         await parent.announce(task);
         const daemon = await childOf(context, "tcp");
         await daemon.fetch(task, lab.file());
-        assert.equal(parent.requestedPieces(task), 0);
+        assert.equal(parent.requestedPieces(task, "tcp"), 0);
       },
       longOfOld,
     );
@@ -71,7 +71,7 @@ describeVersions<Context>(
           await parent.announce(task);
           const daemon = await childOf(context, "tcp");
           await daemon.fetch(task, lab.file());
-          assert.ok(parent.requestedPieces(task) > 0);
+          assert.ok(parent.requestedPieces(task, "tcp") > 0);
           assert.ok(lab.origin.bytesOf(task.url) >= content.length);
         } finally {
           await parent.close();
@@ -119,7 +119,7 @@ describeVersions<Context>(
       await parent.add(task);
       const daemon = await childOf(context, protocol);
       const duration = await daemon.fetch(task, lab.file());
-      assert.equal(parent.requestedPieces(task), task.pieces);
+      assert.equal(parent.requestedPieces(task, protocol), task.pieces);
       const { pieces } = task;
       record({ version, direction: "to dfdaemon", protocol, pieces, duration, length });
     }
