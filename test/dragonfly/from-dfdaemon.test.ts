@@ -98,7 +98,7 @@ describeVersions<Context>(
           length: content.length,
         });
       },
-      mustOfferAlpn ?? (exitsOfHandshakes(version) ? offersAlpnFirst : undefined),
+      mustOfferAlpn,
     );
 
     cases.it("has errors for unknown tasks and pieces", async ({ daemon, task }) => {

@@ -1,7 +1,7 @@
 /** Runs the lab: `npm run test:dragonfly`. */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { availableParallelism, loadavg, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -98,20 +98,22 @@ function requireVersion(text: string): DfdaemonVersion {
   return version;
 }
 
-/** Replaces the first table of the page, and the line before it. */
+/** Writes the page with the table. */
 function writePage(table: string): void {
   const date = new Date().toISOString().slice(0, 10);
   const text = `# Measured against real Dragonfly
 
-Written by \`npm run test:dragonfly -- --write\` on ${date}, on ${availableParallelism()} cores shared by all programs, over
-loopback: one download each, checked by SHA-256. The figures show what works, and the order of
-magnitude; single runs vary widely. Scheduler 2.5.1.
+Written by \`npm run test:dragonfly -- --write\` on ${date}, with scheduler 2.5.1, on
+${availableParallelism()} cores shared by all programs, over loopback. The load average over the last 15 minutes was
+${loadavg()[2]?.toFixed(0)}, this run included. One download each, checked by SHA-256: the figures show what works and
+the order of magnitude, and single runs vary widely.
 
-- "from dfdaemon": this library fetches from a dfdaemon. "named": the address of the pieces is given;
-  "discovered": only the address of the API is.
+- "from dfdaemon": this library fetches from a dfdaemon. "named": the address of the pieces is
+  given; "discovered": only the address of the API is.
 - "to dfdaemon": dfget makes a dfdaemon fetch, and its scheduler names a server of this library. The
   duration includes dfget and the scheduler.
-- \`–\`: not possible on this runtime, see [Use beside a Dragonfly cluster](../dragonfly-cluster.md).
+- \`–\`: not possible or not tried on this runtime, see
+  [Use beside a Dragonfly cluster](../dragonfly-cluster.md).
 
 ${table}
 `;
