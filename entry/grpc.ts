@@ -111,4 +111,16 @@ export type {
   TlsIdentity,
   TlsServerOptions,
 } from "../src/transport/tls.ts";
-export type { EarlyData, ListenerCounters } from "../src/transport/transport.ts";
+export type {
+  ByteReader,
+  ByteStream,
+  ByteWriter,
+  CloseInfo,
+  Connection,
+  DialOptions,
+  EarlyData,
+  Listener,
+  ListenerCounters,
+  ListenOptions,
+  Transport,
+} from "../src/transport/transport.ts";

@@ -53,6 +53,8 @@ export type ErrorCode =
 
   /** The peer does not have the requested piece or task. */
   | "NotFound"
+  /** No peer has the requested pieces of a task. The message lists them. */
+  | "PieceNotFound"
   /** The peer rejected the request as invalid. */
   | "RemoteInvalidArgument"
   /** The peer reported an internal error. */
@@ -113,6 +115,7 @@ const kinds: Record<ErrorCode, ErrorKind> = {
   DigestMismatch: "peer",
   TruncatedContent: "peer",
   NotFound: "remote",
+  PieceNotFound: "remote",
   RemoteInvalidArgument: "remote",
   RemoteInternal: "remote",
   RemoteUnimplemented: "remote",

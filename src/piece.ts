@@ -195,6 +195,28 @@ export interface Piece {
   cancel(): void;
 }
 
+/** Max number of ranges in a list of pieces. A task has up to a million pieces. */
+const MAX_RANGES = 16;
+
+/**
+ * Formats ascending piece numbers as ranges for an error message, such as `3, 5-9`. Lists at most
+ * 16 ranges, and then the number of the other pieces.
+ */
+export function formatPieceRanges(numbers: Iterable<number>): string {
+  const ranges: { readonly first: number; last: number }[] = [];
+  let omitted = 0;
+  for (const number of numbers) {
+    const range = ranges.at(-1);
+    if (omitted === 0 && range !== undefined && range.last + 1 === number) range.last = number;
+    else if (ranges.length < MAX_RANGES) ranges.push({ first: number, last: number });
+    else omitted++;
+  }
+  const listed = ranges.map(({ first, last }) =>
+    first === last ? `${first}` : `${first}-${last}`,
+  );
+  return listed.join(", ") + (omitted === 0 ? "" : ` and ${omitted} more`);
+}
+
 const MAX_LENGTH = Number.MAX_SAFE_INTEGER;
 const MEBI = 1024 * 1024;
 /**

@@ -13,7 +13,7 @@ import type {
   GrpcConnection,
   GrpcDialOptions,
 } from "../../src/transport/grpc.ts";
-import type { TlsClientOptions } from "../../src/transport/tls.ts";
+import { requiresTrust, type TlsClientOptions } from "../../src/transport/tls.ts";
 import { Guard } from "../shared/guard.ts";
 import { requireDiallable } from "../shared/local-address.ts";
 import { nativeError, systemCode } from "../shared/native-error.ts";
@@ -85,6 +85,9 @@ export function grpcBindingWith(
       });
       return new Http2Connection(session, remote, tls, options);
     },
+    ...(!requiresTrust(tls ?? {}) && {
+      tcp: async () => (await import("../tcp/transport.ts")).tcpTransport,
+    }),
   };
 }
 

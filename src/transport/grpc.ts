@@ -1,5 +1,6 @@
-import type { Transport } from "@connectrpc/connect";
+import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import type { Address } from "./address.ts";
+import type { Transport } from "./transport.ts";
 
 /**
  * Name of the header that marks the responses of this library's gRPC servers. Every response has
@@ -27,6 +28,12 @@ export interface GrpcBinding {
    *   such addresses
    */
   dial(remote: Address, options: GrpcDialOptions): Promise<GrpcConnection>;
+  /**
+   * Loads a transport for pieces that a peer does not serve over gRPC, but over Vortex on TCP.
+   * Called at most once per downloader. Absent: such pieces are requested over gRPC. TCP has no
+   * TLS, so it is also absent if the options require an authenticated peer.
+   */
+  tcp?(): Promise<Transport>;
 }
 
 /** Options of {@link GrpcBinding.dial}. */
@@ -52,7 +59,7 @@ export interface GrpcConnection {
    * messages, so without these calls a slow peer would look like a silent one
    * @param bounds limits of the call. Default: the limits of the connection
    */
-  transport(onBytes: () => void, bounds?: GrpcCallBounds): Transport;
+  transport(onBytes: () => void, bounds?: GrpcCallBounds): ConnectTransport;
   /**
    * True while the connection accepts new calls. False after a failure, after {@link close}, and
    * after a GOAWAY frame from the peer.

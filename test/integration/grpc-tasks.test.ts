@@ -3,7 +3,7 @@ import { Buffer } from "node:buffer";
 import { createServer, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { describe, it } from "node:test";
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 import { grpcBinding } from "../../adapters/grpc/client.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
@@ -17,6 +17,8 @@ import { type ErrorCode, VortexError } from "../../src/errors.ts";
 import {
   DfdaemonUpload,
   DownloadTaskResponseSchema,
+  StatLocalTaskResponseSchema,
+  SyncPiecesResponseSchema,
 } from "../../src/gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { taskIdOfUrl } from "../../src/ids.ts";
 import { portableRuntime, type Runtime } from "../../src/runtime.ts";
@@ -443,7 +445,7 @@ describe("a session without streams", () => {
 describe("tasks over gRPC, from hostile servers", () => {
   /** Starts an HTTP/2 server that answers every request with `answer`. */
   async function hostile(
-    answer: (stream: ServerHttp2Stream) => void,
+    answer: (stream: ServerHttp2Stream, path: string) => void,
     use: (addr: string) => Promise<void>,
   ): Promise<void> {
     const sessions = new Set<ServerHttp2Session>();
@@ -452,10 +454,10 @@ describe("tasks over gRPC, from hostile servers", () => {
       session.on("error", () => {});
       sessions.add(session);
     });
-    server.on("stream", (stream) => {
+    server.on("stream", (stream, headers) => {
       stream.on("error", () => {});
       stream.resume();
-      answer(stream);
+      answer(stream, String(headers[":path"]));
     });
     await new Promise<void>((resolve) => {
       server.listen(0, "127.0.0.1", resolve);
@@ -518,16 +520,13 @@ describe("tasks over gRPC, from hostile servers", () => {
     const ids = { hostId: "h", taskId, peerId: "p" };
     const value = { contentLength: BigInt(content.length) };
     const response = { case: "downloadTaskStartedResponse", value } as const;
-    const started = toBinary(
-      DownloadTaskResponseSchema,
-      create(DownloadTaskResponseSchema, { ...ids, response }),
-    );
+    const started = encoded(DownloadTaskResponseSchema, { ...ids, response });
     const answers: readonly ((stream: ServerHttp2Stream) => void)[] = [
       (stream) => stream.respond({ ...head, ...status }, { endStream: true }),
       (stream) => {
         stream.on("wantTrailers", () => stream.sendTrailers(status));
         stream.respond(head, { waitForTrailers: true });
-        stream.end(Uint8Array.of(0, 0, 0, 0, started.length, ...started));
+        stream.end(started);
       },
     ];
     for (const answer of answers) {
@@ -543,6 +542,78 @@ describe("tasks over gRPC, from hostile servers", () => {
         assert.equal(error.addr, addr);
         assert.match(error.message, /status 404: no such object$/);
       });
+    }
+  });
+
+  it("a task that dfdaemon has already is fetched over TCP", testOptions, async () => {
+    // dfdaemon 1.4.1 and later: DownloadTask sends no piece, and DownloadPiece does not exist.
+    const server = await entry.startServer({
+      store: storeOf(),
+      host: "127.0.0.1",
+      tcp: { port: 0 },
+    });
+    const tcpPort = server.addresses.tcp?.port;
+    const contentLength = BigInt(content.length);
+    const pieceLength = BigInt(4 * MEBI);
+    const ids = { hostId: "h", taskId, peerId: "p" };
+    const { DownloadTask, StatLocalTask, SyncPieces } = {
+      DownloadTask: [
+        encoded(DownloadTaskResponseSchema, {
+          ...ids,
+          response: { case: "downloadTaskStartedResponse", value: { contentLength } },
+        }),
+      ],
+      StatLocalTask: [encoded(StatLocalTaskResponseSchema, { taskId, contentLength, pieceLength })],
+      SyncPieces: Array.from({ length: 11 }, (_, number) => {
+        const offset = BigInt(number) * pieceLength;
+        const left = contentLength - offset;
+        const length = left < pieceLength ? left : pieceLength;
+        return encoded(SyncPiecesResponseSchema, {
+          number,
+          offset,
+          length,
+          ip: "127.0.0.1",
+          ...(tcpPort !== undefined && { tcpPort }),
+        });
+      }),
+    };
+    const served: Readonly<Record<string, readonly Uint8Array[]>> = {
+      DownloadTask,
+      StatLocalTask,
+      SyncPieces,
+    };
+    const answer = (stream: ServerHttp2Stream, path: string): void => {
+      const messages = served[path.slice(path.lastIndexOf("/") + 1)];
+      if (messages === undefined) {
+        stream.respond({ ...head, "grpc-status": "12" }, { endStream: true });
+        return;
+      }
+      stream.on("wantTrailers", () => stream.sendTrailers({ "grpc-status": "0" }));
+      stream.respond(head, { waitForTrailers: true });
+      for (const message of messages) stream.write(message);
+      stream.end();
+    };
+    try {
+      await hostile(answer, async (addr) => {
+        const settings = downloaderSettings({}, runtime);
+        await using downloader = new GrpcDownloader(async () => grpcBinding(), settings);
+        const task = await downloader.downloadTask(addr, source);
+        assert.equal(task.contentLength, content.length);
+        const pieces = await all(task);
+        assert.equal(pieces.length, 11);
+        assert.ok(pieces.every((piece) => piece.digest.startsWith("crc32:")));
+        assert.deepEqual(Buffer.concat(pieces.map((piece) => piece.content)), Buffer.from(content));
+        // The connection is free again.
+        assert.equal(downloader.connections()[0]?.activeRequests, 0);
+        const pinned = { tls: { fingerprints: ["ab".repeat(32)] } };
+        assert.equal(grpcBinding(pinned).tcp, undefined);
+        const { dial } = grpcBinding();
+        await using grpcOnly = new GrpcDownloader(async () => ({ dial }), settings);
+        const refused = grpcOnly.downloadTask(addr, source).then(all);
+        await assertRejects(refused, "RemoteUnimplemented");
+      });
+    } finally {
+      await server.close({ grace: 0 });
     }
   });
 
@@ -573,3 +644,12 @@ describe("tasks over gRPC, from hostile servers", () => {
     });
   }
 });
+
+/** Encodes a message with its gRPC header. */
+function encoded<Desc extends DescMessage>(schema: Desc, init: MessageInitShape<Desc>): Uint8Array {
+  const message = toBinary(schema, create(schema, init));
+  const framed = new Uint8Array(5 + message.length);
+  new DataView(framed.buffer).setUint32(1, message.length);
+  framed.set(message, 5);
+  return framed;
+}

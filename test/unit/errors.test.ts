@@ -26,6 +26,7 @@ const codes: Record<ErrorKind, readonly ErrorCode[]> = {
   ],
   remote: [
     "NotFound",
+    "PieceNotFound",
     "RemoteInvalidArgument",
     "RemoteInternal",
     "RemoteUnimplemented",

@@ -14,6 +14,7 @@ import { acceptAnswer, type PieceAnswer } from "./download-piece.ts";
 import {
   type DownloadTaskOptions,
   downloadCall,
+  type FetchedPiece,
   StreamedTask,
   type TaskIdentity,
 } from "./download-task.ts";
@@ -174,13 +175,33 @@ export class GrpcClient implements PieceClient {
     })();
   }
 
-  /** Starts a call of the RPC method DownloadTask. Resolves when the first message has arrived. */
+  /**
+   * Returns true if the peer's own download of a task has failed, by the RPC method StatLocalTask.
+   * The peer then gets no further pieces until its next attempt.
+   */
+  async hasFailed(taskId: string, scope: CallScope, operation?: Operation): Promise<boolean> {
+    const { failedAt, finishedAt } = await this.#call(
+      scope,
+      operation,
+      metadataBounds(scope, DfdaemonUpload.method.statLocalTask.output),
+      TASKS_UNSERVED,
+      (client, connectOptions) => client.statLocalTask({ taskId }, connectOptions),
+    );
+    return failedAt !== undefined && finishedAt === undefined;
+  }
+
+  /**
+   * Starts a call of the RPC method DownloadTask. Resolves when the first message has arrived.
+   *
+   * @param heldPieces fetches the pieces of a task that the peer has already and does not send
+   */
   async downloadTask(
     source: TaskIdentity,
     taskId: string,
     options: DownloadTaskOptions,
     scope: CallScope,
     pieceTimeout: number,
+    heldPieces: () => AsyncIterable<FetchedPiece>,
     operation?: Operation,
   ): Promise<StreamedTask> {
     const bounds = contentBounds(scope, downloadSchema(source), METADATA_BOUNDS.maxMessageLength);
@@ -199,6 +220,7 @@ export class GrpcClient implements PieceClient {
       scope,
       settings: this.#settings,
       addr,
+      heldPieces,
     });
   }
 

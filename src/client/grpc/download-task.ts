@@ -18,6 +18,7 @@ import type { CallScope } from "../call/scope.ts";
 import type { CallOptions, DownloaderSettings } from "../downloader.ts";
 import { toMetadata, verifyContent } from "./download-piece.ts";
 import { type PieceExtent, PieceLayout } from "./piece-layout.ts";
+import { knownLength } from "./unknown-length.ts";
 
 /**
  * Identity of a task for the RPC method DownloadTask. Except for persistent cache tasks, it names
@@ -95,8 +96,11 @@ export interface FetchedPiece extends PieceExtent {
 export interface TaskPieces extends AsyncIterable<FetchedPiece> {
   /** Id of the task. */
   readonly taskId: string;
-  /** Length of the whole task in bytes, even if only a range was requested. */
-  readonly contentLength: number;
+  /**
+   * Length of the whole task in bytes, even if only a range was requested. Undefined if the peer
+   * does not know it when it starts to send.
+   */
+  readonly contentLength: number | undefined;
   /** Id of the host that sends the task. */
   readonly hostId: string;
   /** Id of the peer that sends the task. */
@@ -231,9 +235,10 @@ function hubOf(url: string, revision: string): object {
 /** Task that is read from the response stream of one DownloadTask call. */
 export class StreamedTask implements TaskPieces {
   readonly taskId: string;
-  readonly contentLength: number;
+  readonly contentLength: number | undefined;
   readonly hostId: string;
   readonly peerId: string;
+  readonly #heldPieces: () => AsyncIterable<FetchedPiece>;
   readonly #messages: AsyncIterator<TaskMessage>;
   readonly #scope: CallScope;
   readonly #settings: DownloaderSettings;
@@ -246,21 +251,23 @@ export class StreamedTask implements TaskPieces {
 
   private constructor(
     { taskId, hostId, peerId }: TaskMessage,
-    contentLength: number,
+    contentLength: number | undefined,
     messages: AsyncIterator<TaskMessage>,
-    { range, scope, settings, addr, unverifiedPieces }: StreamOptions,
+    { range, scope, settings, addr, unverifiedPieces, heldPieces }: StreamOptions,
   ) {
     this.taskId = taskId;
     this.hostId = hostId;
     this.peerId = peerId;
     this.contentLength = contentLength;
+    this.#heldPieces = heldPieces;
     this.#messages = messages;
     this.#scope = scope;
     this.#settings = settings;
     this.#addr = addr;
     this.#policy = unverifiedPieces ?? settings.unverifiedPieces;
     this.#start = range?.start ?? 0;
-    this.#end = Math.min(range?.end ?? contentLength, contentLength);
+    const length = contentLength ?? Number.POSITIVE_INFINITY;
+    this.#end = Math.min(range?.end ?? length, length);
   }
 
   /**
@@ -297,15 +304,16 @@ export class StreamedTask implements TaskPieces {
         addr,
       });
     }
-    const { contentLength } = response.value;
-    if (contentLength > BigInt(Number.MAX_SAFE_INTEGER)) {
+    const contentLength = knownLength(response.value.contentLength);
+    if (contentLength !== undefined && contentLength > BigInt(Number.MAX_SAFE_INTEGER)) {
       throw new VortexError(
         "LimitExceeded",
         `length of the task: expected at most 2^53 - 1 bytes, got ${contentLength}`,
         { addr },
       );
     }
-    return new StreamedTask(first.value, Number(contentLength), messages, options);
+    const length = contentLength === undefined ? undefined : Number(contentLength);
+    return new StreamedTask(first.value, length, messages, options);
   }
 
   /** Number of content bytes received so far. */
@@ -325,17 +333,29 @@ export class StreamedTask implements TaskPieces {
     const layout = new PieceLayout({
       addr: this.#addr,
       maxPieceLength,
-      contentLength: this.contentLength,
+      ...(this.contentLength !== undefined && { contentLength: this.contentLength }),
     });
     try {
       for (let next = await this.#next(); !next.done; next = await this.#next())
         yield this.#accept(next.value, layout);
-      this.#requireAll(layout);
+      if (layout.count > 0 || this.#end <= this.#start) this.#requireAll(layout);
+      else yield* this.#held();
       this.#scope.finish();
     } catch (error) {
       throw this.#scope.end(error);
     } finally {
       this.cancel();
+    }
+  }
+
+  /**
+   * Yields the pieces of a task that the peer has already. dfdaemon 1.4.1 and later then ends its
+   * response without a piece.
+   */
+  async *#held(): AsyncGenerator<FetchedPiece, void, void> {
+    for await (const piece of this.#heldPieces()) {
+      this.#bytes += piece.length;
+      yield piece;
     }
   }
 
@@ -386,11 +406,15 @@ export class StreamedTask implements TaskPieces {
    *
    * @throws `TruncatedContent` if a requested piece is missing
    */
-  #requireAll({ count, pieceLength }: PieceLayout): void {
-    const expected =
-      pieceLength === undefined
-        ? Math.min(1, Math.max(0, this.#end - this.#start))
-        : Math.ceil(this.#end / pieceLength) - Math.floor(this.#start / pieceLength);
+  #requireAll(layout: PieceLayout): void {
+    const { count, pieceLength, highest } = layout;
+    let expected = Math.min(1, Math.max(0, this.#end - this.#start));
+    if (pieceLength !== undefined) {
+      const end = Math.ceil(this.#end / pieceLength);
+      // Without a length of the task, its last piece is the highest one.
+      const last = this.contentLength === undefined ? Math.min(end, highest + 1) : end;
+      expected = last - Math.floor(this.#start / pieceLength);
+    }
     if (count === expected) return;
     throw new VortexError(
       "TruncatedContent",
@@ -402,6 +426,8 @@ export class StreamedTask implements TaskPieces {
 
 /** Options of {@link StreamedTask.begin}. */
 export interface StreamOptions {
+  /** Fetches the pieces of a task that the peer has already and does not send. */
+  readonly heldPieces: () => AsyncIterable<FetchedPiece>;
   /** Id of the requested task. */
   readonly taskId: string;
   /** Requested byte range of the task; `end` is exclusive. Default: the whole task. */

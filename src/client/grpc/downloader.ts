@@ -1,9 +1,10 @@
 import { type Checks, oneOf, requireOptions, text } from "../../arguments.ts";
-import { untilAborted } from "../../errors.ts";
+import { untilAborted, VortexError } from "../../errors.ts";
 import { loadPart } from "../../load.ts";
 import { type PieceKind, pieceKinds } from "../../piece.ts";
 import { formatAddress } from "../../transport/address.ts";
 import type { GrpcBinding } from "../../transport/grpc.ts";
+import type { Transport } from "../../transport/transport.ts";
 import { PooledDownloader } from "../call/pooled-downloader.ts";
 import { callTimeouts } from "../call/settings.ts";
 import {
@@ -14,15 +15,18 @@ import {
 } from "../downloader.ts";
 import { merged } from "../merged.ts";
 import type { TaskStat } from "../task-stat.ts";
+import { TcpDownloader } from "../vortex/downloader.ts";
 import type { GrpcClient } from "./client.ts";
 import {
   type DownloadTaskOptions,
+  type FetchedPiece,
   requireRange,
   type StreamedTask,
   type TaskIdentity,
   type TaskPieces,
   taskIdOf,
 } from "./download-task.ts";
+import { type HeldTask, heldPieces } from "./held-task.ts";
 import {
   type AnnouncedPiece,
   requestedNumbers,
@@ -56,6 +60,12 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   /** Returns a promise that resolves when no load is pending. */
   readonly #loaded: () => Promise<void>;
 
+  /** Fetches the pieces that peers serve over Vortex only. Created at its first use. */
+  readonly #vortex: () => TcpDownloader;
+  #openVortex: TcpDownloader | undefined;
+  /** Resolves to true if the binding can fetch pieces over Vortex. */
+  readonly #hasVortex: () => Promise<boolean>;
+
   constructor(binding: GrpcBindingLoader, settings: DownloaderSettings) {
     let pending: Promise<void> = Promise.resolve();
     super(async (remote, signal) => {
@@ -73,11 +83,17 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     }, settings);
     this.#settings = settings;
     this.#loaded = () => pending;
+    this.#vortex = () => {
+      this.#openVortex ??= tcpDownloader(binding, settings);
+      return this.#openVortex;
+    };
+    this.#hasVortex = async () => (await binding()).tcp !== undefined;
   }
 
   /** Closes all connections, and waits for a pending load of the gRPC implementation. */
   override async close(): Promise<void> {
     await super.close();
+    await this.#openVortex?.close();
     await this.#loaded();
   }
 
@@ -163,6 +179,11 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    * serve content over gRPC in no other way. A peer without the task first fetches it from other
    * peers or from the origin.
    *
+   * dfdaemon 1.4.1 and later sends no piece of a task that it has already. Its pieces are then
+   * requested at the addresses that SyncPieces names, over Vortex on TCP. They are requested over
+   * gRPC if the peer names no TCP address, or if TLS must authenticate the peer. dfdaemon then
+   * answers with `RemoteUnimplemented`.
+   *
    * Resolves when the peer has sent the first message, before any piece. Each piece must arrive
    * within `pieceTimeout`.
    *
@@ -171,6 +192,8 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    * - `ProtocolViolation`: a piece contradicts the task or another piece;
    * - `LengthMismatch`, `DigestMismatch`: the content of a piece differs from its announcement;
    * - `TruncatedContent`: the response ended before all pieces were received;
+   * - `PieceNotFound`: the peer has only a part of the task, and does not fetch the rest;
+   * - `OriginFailed`: the peer could not fetch the task from its origin;
    * - `LimitExceeded`: a piece exceeds `maxPieceLength` or ends beyond 2^53 - 1, or the peer sends
    *   over a million pieces.
    */
@@ -197,11 +220,77 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
       scopeOptions,
       observed,
       async (client, scope, _addr, operation) => {
-        task = await client.downloadTask(source, taskId, options, scope, pieceTimeout, operation);
+        const held = (): AsyncIterable<FetchedPiece> =>
+          heldPieces(this.#heldTask(peer, source, taskId, options, scope.signal));
+        task = await client.downloadTask(
+          source,
+          taskId,
+          options,
+          scope,
+          pieceTimeout,
+          held,
+          operation,
+        );
         return task;
       },
     );
   }
+
+  /** Returns the requests for the pieces of a task that the peer has already. */
+  #heldTask(
+    addr: string,
+    source: TaskIdentity,
+    taskId: string,
+    { range, signal: _signal, unverifiedPieces, ...timeouts }: DownloadTaskOptions,
+    signal: AbortSignal,
+  ): HeldTask {
+    const { kind = "standard" } = source;
+    const { hostId, concurrentPieceCount } = this.#settings;
+    const options = { ...timeouts, signal };
+    return {
+      addr,
+      taskId,
+      kind,
+      range,
+      concurrentPieceCount,
+      stat: () => this.statTask(addr, taskId, { ...options, kind }),
+      sync: (interestedPieceNumbers, { contentLength, pieceLength }) =>
+        this.syncPieces(
+          addr,
+          { taskId, hostId, kind, interestedPieceNumbers, contentLength, pieceLength },
+          options,
+        ),
+      fetch: async ({ number, tcpAddr }) => {
+        const request = { ...options, taskId, number, kind, unverifiedPieces };
+        return tcpAddr !== undefined && (await this.#hasVortex())
+          ? this.#vortex().downloadPiece({ ...request, addr: tcpAddr })
+          : this.downloadPiece({ ...request, addr });
+      },
+    };
+  }
+}
+
+/** Creates the downloader of pieces that peers serve over Vortex only. */
+function tcpDownloader(binding: GrpcBindingLoader, settings: DownloaderSettings): TcpDownloader {
+  const load = once(async (): Promise<Transport> => {
+    const { tcp } = await binding();
+    if (tcp === undefined)
+      throw new VortexError("Internal", "pieces over TCP: expected a transport, got none");
+    return tcp();
+  });
+  return new TcpDownloader(load, settings, async () => {
+    const transport = await load().catch(() => undefined);
+    await transport?.close?.();
+  });
+}
+
+/** Returns a function that calls `load` once, and returns the same promise each time. */
+function once<T>(load: () => Promise<T>): () => Promise<T> {
+  let loading: Promise<T> | undefined;
+  return () => {
+    loading ??= load();
+    return loading;
+  };
 }
 
 /** Options of {@link GrpcDownloader.statTask}: kind of task, abort signal and timeouts. */

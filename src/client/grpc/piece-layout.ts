@@ -64,6 +64,13 @@ export class PieceLayout {
     return this.#seen.size;
   }
 
+  /** Highest number of the pieces accepted so far; -1 without one. */
+  get highest(): number {
+    let highest = -1;
+    for (const number of this.#seen) highest = Math.max(highest, number);
+    return highest;
+  }
+
   /**
    * Length in bytes of each piece except the last. Undefined until it is known or follows from an
    * announced piece.

@@ -1,15 +1,19 @@
 import { parseDigest } from "../../digest/digest.ts";
 import { digestOfHeader, REPR_DIGEST } from "../../digest/repr-digest.ts";
 import { VortexError } from "../../errors.ts";
+import { SizeScope } from "../../gen/common/v2/common_pb.ts";
 import type { StatLocalTaskResponse } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { pieceLengthFor } from "../../piece.ts";
 import type { TaskStat } from "../task-stat.ts";
+import { knownLength } from "./unknown-length.ts";
 
 /** Response of a scheduler about a task of any kind, forwarded by a peer. */
 export interface ScheduledTask {
   readonly contentLength: bigint;
   readonly pieceCount: number;
   readonly pieceLength?: bigint;
+  /** Size class of the task; standard tasks only. */
+  readonly sizeScope?: SizeScope;
   readonly pieces?: readonly {
     readonly number: number;
     readonly offset: bigint;
@@ -25,7 +29,9 @@ export interface ScheduledTask {
  * @throws `ProtocolViolation` if the lengths are invalid
  */
 export function acceptLocalStat(answer: StatLocalTaskResponse, addr: string): TaskStat {
-  const { contentLength, pieceLength, responseHeader } = answer;
+  const { responseHeader } = answer;
+  const contentLength = knownLength(answer.contentLength);
+  const pieceLength = knownLength(answer.pieceLength);
   if (contentLength === undefined || pieceLength === undefined) throw unknownLength(addr);
   if (
     pieceLength === 0n ||
@@ -62,7 +68,8 @@ export function acceptLocalStat(answer: StatLocalTaskResponse, addr: string): Ta
  */
 export function acceptScheduledStat(task: ScheduledTask, addr: string): TaskStat {
   const { pieceCount, digest } = task;
-  if (task.contentLength === UNKNOWN_LENGTH) throw unknownLength(addr);
+  const isUnknown = knownLength(task.contentLength) === undefined;
+  if (isUnknown || task.sizeScope === SizeScope.UNKNOW) throw unknownLength(addr);
   const contentLength = Number(task.contentLength);
   const pieceLength = pieceLengths(task, contentLength).find(
     (length) =>
@@ -96,12 +103,6 @@ function normalizedDigest(text: string): string | undefined {
 }
 
 /**
- * Content length that a scheduler sends if it does not know the length: -1 as unsigned 64-bit
- * integer.
- */
-const UNKNOWN_LENGTH = 0xffff_ffff_ffff_ffffn;
-
-/**
  * Returns candidates for the piece length of a task in bytes, the most reliable one first. A
  * candidate is 0 if it is not known.
  */
@@ -112,7 +113,7 @@ function pieceLengths(
   const first = pieces.find(({ number }) => number === 0);
   const later = pieces.find(({ number }) => number > 0);
   return [
-    Number(pieceLength ?? 0n),
+    Number(knownLength(pieceLength) ?? 0n),
     later === undefined ? 0 : Number(later.offset) / later.number,
     Number(first?.length ?? 0n),
     pieceLengthFor(contentLength),
