@@ -235,6 +235,7 @@ export class ParentDiscovery {
     const { signal, random, onChange, onUseless, onRestored } = this.#context;
     let answer = this.#answers.get(parent);
     let failures = 0;
+    let hasPieces = false;
     while (!signal.aborted && routes.some(({ exclusion }) => exclusion !== "banned")) {
       try {
         const outline = await answer;
@@ -245,6 +246,7 @@ export class ParentDiscovery {
         await this.#followOnce(layout, parent, routes, () => {
           if (failures > 0) onRestored(parent.name);
           failures = 0;
+          hasPieces = true;
         });
         if (signal.aborted) return;
         for (const route of routes) route.endAnnouncements(false);
@@ -265,6 +267,9 @@ export class ParentDiscovery {
           // it.
           for (const route of routes) route.endAnnouncements(true);
           if (decision !== "retry") break;
+        } else if (failure.code === "NotFound" && hasPieces) {
+          // Its own download of the task has failed or was of a range: it keeps what it announced.
+          for (const route of routes) route.endAnnouncements(false);
         } else if (isUnresponsive) {
           for (const route of routes) route.interruptAnnouncements();
         } else if (decision !== "retry") {

@@ -1,5 +1,6 @@
 import { type ErrorCode, VortexError } from "../errors.ts";
 import { attemptLabel, listFailures } from "../failure-list.ts";
+import { formatPieceRanges } from "../piece.ts";
 import type { Protocol } from "../transport/protocol.ts";
 import type { RetryDecision } from "./retry-decision.ts";
 import { type Exclusion, type RouteIdentity, RouteState } from "./route.ts";
@@ -908,7 +909,13 @@ export class Scheduler {
     const why = mayBeAnnounced
       ? `was not announced by any parent within ${announceTimeout} ms`
       : `cannot be fetched${suffix}`;
-    return { wakeAt: undefined, failure: this.#failure(`piece ${number} ${why}`, mayBeAnnounced) };
+    const lacking = mayBeAnnounced ? undefined : this.#lackedPieces(routes);
+    const what =
+      lacking === undefined || /^\d+$/.test(lacking)
+        ? `piece ${lacking ?? number}`
+        : `pieces ${lacking}`;
+    const failure = this.#failure(`${what} ${why}`, mayBeAnnounced, lacking !== undefined);
+    return { wakeAt: undefined, failure };
   }
 
   /**
@@ -981,16 +988,31 @@ export class Scheduler {
   }
 
   /**
+   * Returns the ranges of the pieces that no parent has, although a parent in regular use has
+   * announced all of its pieces. Returns undefined if all parents failed, or each piece is known to
+   * some parent.
+   */
+  #lackedPieces(routes: readonly RouteState[]): string | undefined {
+    if (!routes.some(({ isUsable }) => isUsable)) return undefined;
+    const lacking = [...this.#queue()].filter(
+      (number) => !routes.some((route) => route.mayHave(number)),
+    );
+    return lacking.length === 0 ? undefined : formatPieceRanges(lacking.sort((a, b) => a - b));
+  }
+
+  /**
    * Returns the error for a piece that cannot be fetched. Its message contains the last error of
    * each route.
    *
-   * The code is `Stalled` if a parent might still have announced the piece. Otherwise it is the
-   * code of the last errors of all routes, or `Unreachable` if these codes differ.
+   * The code is `Stalled` if a parent might still have announced the piece. It is `PieceNotFound`
+   * if no parent has the piece, and all parents are in regular use or lack the task. Otherwise it
+   * is the code of the last errors of all routes, or `Unreachable` if these codes differ.
    *
    * @param what description of the piece that cannot be fetched
    * @param mayBeAnnounced true if a parent might still have announced the piece
+   * @param isLacking true if no parent has the piece
    */
-  #failure(what: string, mayBeAnnounced: boolean): VortexError {
+  #failure(what: string, mayBeAnnounced: boolean, isLacking: boolean): VortexError {
     const routes = [...this.#routes.values()];
     const codes = new Set<ErrorCode>(
       routes.map(({ isUsable, reasons }) => (!isUsable && reasons.at(-1)?.code) || "NotFound"),
@@ -999,9 +1021,11 @@ export class Scheduler {
     // If all parents failed with the same code, this code is the most specific one.
     const code = mayBeAnnounced
       ? "Stalled"
-      : codes.size === 1 && sharedCode !== undefined
-        ? sharedCode
-        : "Unreachable";
+      : codes.size !== 1 || sharedCode === undefined
+        ? "Unreachable"
+        : sharedCode === "NotFound" && isLacking
+          ? "PieceNotFound"
+          : sharedCode;
     const attempts = routes.map(({ id, parent, protocol, isUsable, reasons }) => {
       const error = reasons.at(-1);
       const fails = error !== undefined && !isUsable;

@@ -1,8 +1,16 @@
 /** Downloads from real dfdaemons as parents. */
 import assert from "node:assert/strict";
 import { rm } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { grpcBinding } from "../../adapters/grpc/client.ts";
+import { downloaderSettings } from "../../src/client/call/settings.ts";
 import type { DownloaderOptions } from "../../src/client/factory.ts";
+import { GrpcDownloader } from "../../src/client/grpc/downloader.ts";
+import { digestOf } from "../../src/digest/digest.ts";
+import { portableHashers } from "../../src/digest/hasher.ts";
 import { VortexError } from "../../src/errors.ts";
+import { portableRuntime } from "../../src/runtime.ts";
 import type { TaskEvent, TaskParent } from "../../src/task/task.ts";
 import { assertRejects } from "../support/failures.ts";
 import { runtimeName } from "../support/fixtures.ts";
@@ -99,6 +107,35 @@ describeVersions<Context>(
         });
       },
       mustOfferAlpn,
+    );
+
+    cases.it(
+      "sends a task that it has over DownloadTask, and reports errors of the origin",
+      async ({ daemon, task }) => {
+        const settings = downloaderSettings({}, portableRuntime);
+        await using downloader = new GrpcDownloader(async () => grpcBinding(), settings);
+        const api = daemon.addresses.grpc;
+        const download = await downloader.downloadTask(api, { url: task.url });
+        assert.equal(download.taskId, task.taskId);
+        const found = new Uint8Array(task.content.length);
+        let bytes = 0;
+        for await (const piece of download) {
+          found.set(piece.content, piece.offset);
+          bytes += piece.length;
+        }
+        assert.equal(bytes, task.content.length);
+        const sha256 = digestOf("sha256", found, portableHashers);
+        assert.equal(sha256, `sha256:${task.content.sha256}`);
+        const origin = await startEmptyOrigin();
+        try {
+          const failed = downloader.downloadTask(api, { url: origin.url });
+          const error = await assertRejects(failed, "OriginFailed");
+          assert.equal(error.origin?.status, 404);
+          assert.equal(error.origin?.headers["x-why"], "no such object");
+        } finally {
+          origin.close();
+        }
+      },
     );
 
     cases.it("has errors for unknown tasks and pieces", async ({ daemon, task }) => {
@@ -265,4 +302,14 @@ async function fetchesTask(
 function runnerOf(name: keyof typeof runners): readonly string[] {
   const runner = runners[name];
   return typeof runner === "string" ? assert.fail(runner) : runner;
+}
+
+/** Starts an HTTP server that has nothing. */
+async function startEmptyOrigin(): Promise<{ readonly url: string; close(): void }> {
+  const server = createServer((_request, response) => {
+    response.writeHead(404, { "x-why": "no such object" }).end();
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}/gone`, close: () => void server.close() };
 }

@@ -67,10 +67,11 @@ export class MemoryGrpcBinding implements GrpcBinding {
 /** Connection that {@link MemoryGrpcBinding} dials. */
 export class MemoryGrpcConnection implements GrpcConnection {
   readonly closed: Promise<void>;
-  /**
-   * Callback of the most recent call, for received bytes. Tests call it to simulate received bytes.
-   */
-  onBytes: () => void = () => {};
+  /** Simulates received bytes of all calls. */
+  readonly onBytes = (): void => {
+    for (const report of this.#onBytes) report();
+  };
+  readonly #onBytes = new Set<() => void>();
   readonly #peer: Peer;
   readonly #maxMessageLength: number;
   readonly #life = new AbortController();
@@ -88,7 +89,7 @@ export class MemoryGrpcConnection implements GrpcConnection {
   }
 
   transport(onBytes: () => void): ReturnType<GrpcConnection["transport"]> {
-    this.onBytes = onBytes;
+    this.#onBytes.add(onBytes);
     return createTransport({
       baseUrl: "http://in-memory",
       httpClient: withoutStatusDetails((request) => {

@@ -1,7 +1,9 @@
 import { type Checks, oneOf, requireOptions, text } from "../../arguments.ts";
 import { untilAborted, VortexError } from "../../errors.ts";
 import { loadPart } from "../../load.ts";
+import { onAbort } from "../../on-abort.ts";
 import { type PieceKind, pieceKinds } from "../../piece.ts";
+import type { Clock, Timer } from "../../runtime.ts";
 import { formatAddress } from "../../transport/address.ts";
 import type { GrpcBinding } from "../../transport/grpc.ts";
 import type { Transport } from "../../transport/transport.ts";
@@ -137,7 +139,11 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    *   the task or another piece;
    * - `LimitExceeded`: a piece exceeds `maxPieceLength` or ends beyond 2^53 - 1, or the peer
    *   announces over a million pieces;
+   * - `NotFound`: the peer's own download of the task has failed. dfdaemon leaves its response open
+   *   then, so the peer is asked by StatLocalTask after each 10 s without an announcement;
    * - `RemoteInternal`: a stock peer does not have the task.
+   *
+   * dfdaemon also ends its response without all pieces, if its download of a range is complete.
    */
   async *syncPieces(
     peer: string,
@@ -161,16 +167,78 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
   ): AsyncGenerator<AnnouncedPiece, void, void> {
     const numbers = requestedNumbers(request);
     const { pieceTimeout } = callTimeouts(options, this.#settings);
-    const scopeOptions = { ...options, pieceTimeout: MAX_TIMEOUT_MS };
     const { taskId, kind = "standard" } = request;
     const observed = { name: "sync_pieces", taskId, kind } as const;
-    yield* await this.call(
+    const ending = new AbortController();
+    const { signal } = options;
+    const unsubscribe =
+      signal && !signal.aborted ? onAbort(signal, () => ending.abort(signal.reason)) : undefined;
+    if (signal?.aborted) ending.abort(signal.reason);
+    const scopeOptions = { ...options, signal: ending.signal, pieceTimeout: MAX_TIMEOUT_MS };
+    const check = (): Promise<VortexError | undefined> =>
+      this.#taskFailure(peer, taskId, kind, { ...options, signal: ending.signal });
+    const watch = new SilenceWatch(this.#settings.runtime.clock, async () => {
+      const failure = await check();
+      if (failure !== undefined) ending.abort(failure);
+    });
+    try {
+      const pieces = await this.call(
+        peer,
+        `the pieces of task ${taskId}`,
+        scopeOptions,
+        observed,
+        (client, scope, _addr, operation) => {
+          watch.start();
+          return client.syncPieces(request, numbers, scope, pieceTimeout, operation);
+        },
+      );
+      for await (const piece of pieces) {
+        watch.stop();
+        yield piece;
+        watch.start();
+      }
+    } catch (error) {
+      // dfdaemon answers "task … failed" for a task that has failed before the call.
+      const mayHaveFailed =
+        error instanceof VortexError &&
+        error.code === "RemoteInternal" &&
+        error.message.endsWith(" failed");
+      throw (mayHaveFailed ? await check() : undefined) ?? error;
+    } finally {
+      watch.stop();
+      unsubscribe?.();
+    }
+  }
+
+  /**
+   * Asks a peer whether its own download of a task has failed. Resolves to the error in that case,
+   * and to undefined if not or if the peer does not tell.
+   */
+  async #taskFailure(
+    peer: string,
+    taskId: string,
+    kind: PieceKind,
+    options: CallOptions,
+  ): Promise<VortexError | undefined> {
+    // Stock peers answer StatLocalTask for standard tasks only.
+    if (kind !== "standard") return undefined;
+    const observed = { name: "stat_task", taskId, kind } as const;
+    const asked = this.call(
       peer,
-      `the pieces of task ${taskId}`,
-      scopeOptions,
+      `the state of task ${taskId}`,
+      options,
       observed,
-      (client, scope, _addr, operation) =>
-        client.syncPieces(request, numbers, scope, pieceTimeout, operation),
+      async (client, scope, _addr, operation) => {
+        const failed = await client.hasFailed(taskId, scope, operation);
+        scope.finish();
+        return failed;
+      },
+    );
+    if (!(await asked.catch(() => false))) return undefined;
+    return new VortexError(
+      "NotFound",
+      `announcements of task ${taskId} ended: its download by the peer has failed`,
+      { addr: peer },
     );
   }
 
@@ -267,6 +335,36 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
           : this.downloadPiece({ ...request, addr });
       },
     };
+  }
+}
+
+/** Time in ms without an announcement after which a peer is asked for the state of its task. */
+const SILENCE_MS = 10_000;
+
+/** Calls a function after each {@link SILENCE_MS} between {@link start} and {@link stop}. */
+class SilenceWatch {
+  readonly #clock: Clock;
+  readonly #onSilence: () => Promise<void>;
+  #timer: Timer | undefined;
+
+  constructor(clock: Clock, onSilence: () => Promise<void>) {
+    this.#clock = clock;
+    this.#onSilence = onSilence;
+  }
+
+  start(): void {
+    this.#timer?.cancel();
+    const timer = this.#clock.setTimer(() => {
+      void this.#onSilence().then(() => {
+        if (this.#timer === timer) this.start();
+      });
+    }, SILENCE_MS);
+    this.#timer = timer;
+  }
+
+  stop(): void {
+    this.#timer?.cancel();
+    this.#timer = undefined;
   }
 }
 

@@ -421,7 +421,7 @@ describe("pieces of an earlier download", () => {
     scheduler.endVerification(0, false);
     assert.equal(step(scheduler, 0).failure, undefined);
     scheduler.endVerification(2, false);
-    assert.match(step(scheduler, 0).failure?.message ?? "", /^piece 1 cannot be fetched/);
+    assert.match(step(scheduler, 0).failure?.message ?? "", /^pieces 1-2 cannot be fetched/);
     none.announce(1);
     none.announce(2);
     assert.deepEqual(shape(step(scheduler, 0)), ["1@none", "2@none"]);

@@ -401,7 +401,7 @@ describe("failures", () => {
     assert.deepEqual(shape(starts), ["0@a", "2@a"]);
     for (const { id } of starts) scheduler.succeeded(id, 10);
     const last = step(scheduler, 10).failure;
-    assert.equal(last?.code, "NotFound");
+    assert.equal(last?.code, "PieceNotFound");
     assert.match(last?.message ?? "", /piece 1 cannot be fetched: a does not have it/);
   });
 
@@ -436,7 +436,7 @@ describe("failures", () => {
     const scheduler = schedulerOf(3);
     scheduler.addRoute("a", true).endAnnouncements(false);
     const environment = { hasRoom: (number: number) => number === 0, takeSlot: () => true };
-    assert.equal(scheduler.step(0, environment).failure?.code, "NotFound");
+    assert.equal(scheduler.step(0, environment).failure?.code, "PieceNotFound");
   });
 
   it("the error says so if there are no parents", () => {
