@@ -4,6 +4,7 @@ import { connect as connectSocket, type TLSSocket } from "node:tls";
 import type { Transport as ConnectTransport } from "@connectrpc/connect";
 import { createTransport } from "@connectrpc/connect/protocol-grpc";
 import { createNodeHttpClient } from "@connectrpc/connect-node";
+import { type Checks, fields, requireOptions } from "../../src/arguments.ts";
 import { withoutStatusDetails } from "../../src/client/grpc/status-details.ts";
 import { abortedError, type ErrorCode, VortexError } from "../../src/errors.ts";
 import { type Address, formatAddress, splitZone } from "../../src/transport/address.ts";
@@ -13,7 +14,7 @@ import type {
   GrpcConnection,
   GrpcDialOptions,
 } from "../../src/transport/grpc.ts";
-import { requiresTrust, type TlsClientOptions } from "../../src/transport/tls.ts";
+import { requiresTrust, type TlsClientOptions, tlsClientChecks } from "../../src/transport/tls.ts";
 import { Guard } from "../shared/guard.ts";
 import { requireDiallable } from "../shared/local-address.ts";
 import { nativeError, systemCode } from "../shared/native-error.ts";
@@ -60,8 +61,11 @@ export interface GrpcBindingOptions {
   readonly tls?: TlsClientOptions | undefined;
 }
 
+const bindingChecks: Checks<GrpcBindingOptions> = { tls: fields(tlsClientChecks) };
+
 /** Creates the binding of the gRPC client to node:http2, for Node, Bun and Deno. */
 export function grpcBinding(options: GrpcBindingOptions = {}): GrpcBinding {
+  requireOptions("grpcBinding", options, bindingChecks);
   return grpcBindingWith(undefined, options);
 }
 

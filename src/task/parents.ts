@@ -37,6 +37,7 @@ export function parentsOf(
   resolve: (addr: PeerAddress) => PeerAddress = (addr) => addr,
 ): readonly KnownParent[] {
   const known = new Map<string, KnownParent>();
+  const seen = new Set<string>();
   for (const parent of parents) {
     const given = typeof parent === "string" ? { addr: parent } : parent;
     const resolved = given.addr === undefined ? undefined : resolve(given.addr);
@@ -57,7 +58,13 @@ export function parentsOf(
     const name = addr ?? apiAddr;
     if (name === undefined)
       throw new VortexError("InvalidArgument", "parents: expected addr or apiAddr, got neither");
-    if (!known.has(name)) known.set(name, { name, addr, ...(addresses && { addresses }), apiAddr });
+    // A scheduler's candidates may name one peer twice. Any common address identifies it.
+    const keys = [addr, ...Object.values(addresses ?? {}), ...(addr === undefined ? [apiAddr] : [])]
+      .filter((text) => text !== undefined)
+      .map((text) => canonicalText(parseAddress(text)));
+    if (keys.some((key) => seen.has(key))) continue;
+    for (const key of keys) seen.add(key);
+    known.set(name, { name, addr, ...(addresses && { addresses }), apiAddr });
   }
   if (known.size === 0)
     throw new VortexError("InvalidArgument", "parents: expected at least one, got none");
@@ -81,4 +88,20 @@ function apiAddrOf(
   return formatAddress(
     apiDefault === "same-address" ? remote : { host: remote.host, port: API_PORT },
   );
+}
+
+/**
+ * Returns one text for all spellings of an address: IPv6 in its shortest form, IPv4-mapped IPv6 as
+ * IPv4, and names in lower case.
+ */
+function canonicalText({ host, port }: Address): string {
+  const lower = host.toLowerCase();
+  if (!lower.includes(":") || lower.includes("%")) return `${lower}:${port}`;
+  const { hostname } = new URL(`http://[${lower}]`);
+  const [, high, low] = /^\[::ffff:([0-9a-f]+):([0-9a-f]+)\]$/.exec(hostname) ?? [];
+  if (high === undefined || low === undefined) return `${hostname}:${port}`;
+  const bytes = [high, low]
+    .map((part) => Number.parseInt(part, 16))
+    .flatMap((n) => [n >> 8, n & 255]);
+  return `${bytes.join(".")}:${port}`;
 }

@@ -1,8 +1,18 @@
-import { type Checks, oneOf, requireOptions, text } from "../../arguments.ts";
+import {
+  anyText,
+  type Checks,
+  fields,
+  integer,
+  listOf,
+  oneOf,
+  required,
+  requireOptions,
+  text,
+} from "../../arguments.ts";
 import { untilAborted, VortexError } from "../../errors.ts";
 import { loadPart } from "../../load.ts";
 import { onAbort } from "../../on-abort.ts";
-import { type PieceKind, pieceKinds } from "../../piece.ts";
+import { type PieceKind, pieceKinds, unverifiedPiecesCheck } from "../../piece.ts";
 import type { Clock, Timer } from "../../runtime.ts";
 import { formatAddress } from "../../transport/address.ts";
 import type { GrpcBinding } from "../../transport/grpc.ts";
@@ -139,8 +149,8 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
    *   the task or another piece;
    * - `LimitExceeded`: a piece exceeds `maxPieceLength` or ends beyond 2^53 - 1, or the peer
    *   announces over a million pieces;
-   * - `NotFound`: the peer's own download of the task has failed. dfdaemon leaves its response open
-   *   then, so the peer is asked by StatLocalTask after each 10 s without an announcement;
+   * - `NotFound`: the peer's own download of the task has failed. The peer is asked for that after
+   *   each 10 s without an announcement, since dfdaemon leaves its response open;
    * - `RemoteInternal`: a stock peer does not have the task.
    *
    * dfdaemon also ends its response without all pieces, if its download of a range is complete.
@@ -150,6 +160,9 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     request: SyncRequest,
     options: CallOptions = {},
   ): AsyncGenerator<AnnouncedPiece, void, void> {
+    text("addr", peer);
+    requireOptions("syncPieces", request, syncRequestChecks);
+    requireOptions("syncPieces", options, callChecks);
     const parts = requestsFor(request);
     if (parts.length === 1) yield* this.#syncPart(peer, request, options);
     else
@@ -270,6 +283,8 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
     source: TaskIdentity,
     options: DownloadTaskOptions = {},
   ): Promise<TaskPieces> {
+    text("addr", peer);
+    requireOptions("downloadTask", options, downloadTaskChecks);
     requireRange(source, options);
     const taskId = taskIdOf(source, this.#settings.runtime.hashers);
     const { pieceTimeout } = callTimeouts(options, this.#settings);
@@ -396,6 +411,22 @@ export interface StatTaskOptions extends CallOptions {
   /** Kind of the task. Default `standard`. */
   readonly kind?: PieceKind | undefined;
 }
+
+const downloadTaskChecks: Checks<DownloadTaskOptions> = {
+  ...callChecks,
+  // `requireRange` checks its bounds.
+  range: fields({ start: integer(0), end: integer(0) }),
+  unverifiedPieces: unverifiedPiecesCheck,
+};
+
+const syncRequestChecks: Checks<SyncRequest> = {
+  taskId: required(anyText),
+  hostId: required(anyText),
+  kind: oneOf(...pieceKinds),
+  interestedPieceNumbers: listOf(integer(0, 0xffffffff)),
+  contentLength: integer(0),
+  pieceLength: integer(1),
+};
 
 const statTaskChecks: Checks<StatTaskOptions> = { ...callChecks, kind: oneOf(...pieceKinds) };
 

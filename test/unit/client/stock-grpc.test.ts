@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { grpcBinding } from "../../../adapters/grpc/client.ts";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import { GrpcDirectory } from "../../../src/client/grpc/directory.ts";
 import { GrpcDownloader } from "../../../src/client/grpc/downloader.ts";
@@ -12,7 +13,7 @@ import type { DfdaemonUpload } from "../../../src/gen/dfdaemon/v2/dfdaemon_pb.ts
 import { taskIdOfUrl } from "../../../src/ids.ts";
 import { TaskFetcher } from "../../../src/task/fetcher.ts";
 import { memorySink } from "../../../src/task/memory-sink.ts";
-import { assertRejects } from "../../support/failures.ts";
+import { assertRejects, assertThrows } from "../../support/failures.ts";
 import { FakeClock, fakeRuntime } from "../../support/fake-clock.ts";
 import { MemoryGrpcBinding, scriptedPeer } from "../../support/grpc.ts";
 import { seededBytes } from "../../support/random.ts";
@@ -242,5 +243,45 @@ describe("a task whose parents lack pieces", () => {
     const time = await clock.advanceUntil(failed, 360_000);
     assert.match((await failed).message, /^pieces 3-9 cannot be fetched/);
     assert.ok(time < 60_000, `${time} ms`);
+  });
+});
+
+describe("misspelt options of the gRPC client", () => {
+  it("fail with InvalidArgument and the name that was probably meant", async () => {
+    const { downloader } = downloaderOf(stockPeer(every, ends));
+    const request = { taskId, hostId: "h" };
+    const misspelt = { singal: 1, stallTimout: 2 } as object;
+    const misspeltRequest = { ...request, taskID: taskId } as typeof request;
+    for (const [failed, hint] of [
+      [downloader.downloadTask(addr, source, misspelt), /did you mean "signal"/],
+      [all(downloader.syncPieces(addr, request, misspelt)), /did you mean "signal"/],
+      [all(downloader.syncPieces(addr, misspeltRequest)), /did you mean "taskId"/],
+    ] as const)
+      assert.match((await assertRejects(failed, "InvalidArgument")).message, hint);
+    const tsl = { tsl: {} } as object;
+    assert.match(assertThrows(() => grpcBinding(tsl), "InvalidArgument").message, /"tsl"/);
+    await downloader.close();
+  });
+
+  it("count as absent if they are undefined", async () => {
+    const { downloader } = downloaderOf(stockPeer(every, ends));
+    const call = {
+      signal: undefined,
+      pieceTimeout: undefined,
+      stallTimeout: undefined,
+      unreadTimeout: undefined,
+    };
+    const options = { ...call, range: undefined, unverifiedPieces: undefined };
+    assert.equal((await all(await downloader.downloadTask(addr, source, options))).length, 10);
+    const request = {
+      taskId,
+      hostId: "h",
+      kind: undefined,
+      interestedPieceNumbers: every,
+      contentLength: undefined,
+      pieceLength: undefined,
+    };
+    assert.equal((await all(downloader.syncPieces(addr, request, call))).length, 10);
+    await downloader.close();
   });
 });
