@@ -26,6 +26,11 @@ export class ReadBuffer {
   #closed = false;
   #recycled = false;
 
+  /** Number of unread bytes in the buffer. */
+  get unread(): number {
+    return this.#bytes.length;
+  }
+
   /** True if the buffer contains unread bytes. */
   get hasBytes(): boolean {
     return this.#bytes.length > 0;

@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
-import type { SocketByteStream } from "../shared/dialled-peer.ts";
+import type { SocketByteStream, SocketEvent } from "../shared/exchange.ts";
 import type { Guard } from "../shared/guard.ts";
 import { nativeError } from "../shared/native-error.ts";
 import { isWorthFreeing, releaseMemory } from "../shared/release-memory.ts";
@@ -22,8 +22,13 @@ export class SocketStream implements SocketByteStream {
   readonly reader: ByteReader;
   readonly writer: ByteWriter;
   readonly finished: Promise<void>;
+  onEvent: (event: SocketEvent) => void = () => {};
   readonly #socket: Socket;
   readonly #guard: Guard;
+  /** Number of unread bytes at which the socket is paused, if it has no {@link ReadBuffer}. */
+  readonly #readAhead: number;
+  /** Callback of the last write of a message: the system has accepted all bytes. */
+  readonly #onFlushed: () => void;
   /** Buffer that the socket reads into; undefined if node:net allocates memory for each read. */
   readonly #buffer: ReadBuffer | undefined;
   /** Received chunks with unread bytes. Always empty if the socket has a read buffer. */
@@ -37,6 +42,8 @@ export class SocketStream implements SocketByteStream {
   #readEnded = false;
   #writeEnded = false;
   #cancelled = false;
+  /** True between two exchanges: no byte of either side is missing. */
+  #idle = false;
   #failure: VortexError | undefined;
   #pendingRead: PendingRead | undefined;
   #wakeWriter: (() => void) | undefined;
@@ -45,10 +52,17 @@ export class SocketStream implements SocketByteStream {
    * @param parent guard that catches, counts and reports exceptions of the socket's event
    * callbacks. An exception also destroys the socket.
    * @param buffer buffer that the socket reads into, if any
+   * @param readAhead number of unread bytes at which the socket is paused, without a buffer
    */
-  constructor(socket: Socket, parent: Guard, buffer?: ReadBuffer) {
+  constructor(
+    socket: Socket,
+    parent: Guard,
+    buffer?: ReadBuffer,
+    readAhead: number = READ_AHEAD_BYTES,
+  ) {
     this.#socket = socket;
     this.#buffer = buffer;
+    this.#readAhead = readAhead;
     const guard = parent.of((error) => this.destroy(error));
     this.#guard = guard;
     const onData = guard.wrap((chunk: Uint8Array<ArrayBuffer>) => this.#onData(chunk));
@@ -66,12 +80,15 @@ export class SocketStream implements SocketByteStream {
       // Bun emits "end" also when this side destroys the socket.
       if (this.#failure !== undefined) return;
       this.#readEnded = true;
+      this.onEvent("ended");
       this.#wakeReader();
     });
     const onDrain = guard.wrap(() => this.#wakeWriter?.());
-    const onError = guard.wrap((error: Error) =>
-      this.#fail(nativeError(error, "ConnectionLost", "connection failed")),
-    );
+    this.#onFlushed = onDrain;
+    const onError = guard.wrap((error: Error) => {
+      this.onEvent("failed");
+      this.#fail(nativeError(error, "ConnectionLost", "connection failed"));
+    });
     socket.on("end", onEnd);
     socket.on("drain", onDrain);
     socket.on("error", onError);
@@ -95,8 +112,19 @@ export class SocketStream implements SocketByteStream {
     return this.#failure;
   }
 
-  get pristine(): boolean {
-    return this.#failure === undefined && !this.#readEnded && !this.#hasBytes;
+  get unread(): number {
+    return this.#buffer?.unread ?? this.#heldBytes;
+  }
+
+  park(): void {
+    this.#idle = true;
+    this.#socket.unref();
+  }
+
+  unpark(): void {
+    if (!this.#idle) return;
+    this.#idle = false;
+    this.#socket.ref();
   }
 
   async drain(grace: number): Promise<void> {
@@ -112,7 +140,7 @@ export class SocketStream implements SocketByteStream {
 
   /**
    * Ends both directions at once; pending calls fail with `error`. Sends a TCP reset, unless this
-   * side has already sent all of its data and the end of the stream.
+   * side has already sent all of its data and the end of the stream, or the socket is idle.
    */
   destroy(error: VortexError): void {
     this.#fail(error);
@@ -121,7 +149,7 @@ export class SocketStream implements SocketByteStream {
     // A reset signals missing bytes, while a plain close could look like the end of the stream.
     // After the end it is unnecessary. Node's reset also fails during the shutdown (EINVAL), and
     // then the process never exits.
-    if (socket.writableEnded && this.#flushed) socket.destroy();
+    if (this.#idle || (socket.writableEnded && this.#flushed)) socket.destroy();
     else socket.resetAndDestroy();
   }
 
@@ -136,6 +164,8 @@ export class SocketStream implements SocketByteStream {
    * the socket may overwrite the buffer.
    */
   #onBytes(): boolean {
+    this.unpark();
+    this.onEvent("received");
     if (this.#cancelled) this.#buffer?.drop();
     else this.#wakeReader();
     this.#paused = this.#buffer?.hasBytes ?? false;
@@ -144,10 +174,12 @@ export class SocketStream implements SocketByteStream {
 
   #onData(chunk: Uint8Array<ArrayBuffer>): void {
     if (this.#cancelled) return;
+    this.unpark();
+    this.onEvent("received");
     // A plain Uint8Array instead of a Buffer, so that users get the same type on every runtime.
     this.#chunks.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
     this.#heldBytes += chunk.length;
-    if (this.#heldBytes >= READ_AHEAD_BYTES) this.#socket.pause();
+    if (this.#heldBytes >= this.#readAhead) this.#socket.pause();
     this.#wakeReader();
   }
 
@@ -192,7 +224,7 @@ export class SocketStream implements SocketByteStream {
       this.#chunks.shift();
       this.#consumed = 0;
     }
-    if (this.#heldBytes < READ_AHEAD_BYTES && this.#socket.isPaused()) this.#socket.resume();
+    if (this.#heldBytes < this.#readAhead && this.#socket.isPaused()) this.#socket.resume();
     const part = chunk.subarray(start, end);
     if (into === undefined) return part;
     // Copied to the reader's memory, so that the chunk's memory can be freed.
@@ -221,6 +253,19 @@ export class SocketStream implements SocketByteStream {
     if (this.#writeEnded) throw new VortexError("Closed", "stream ended on this side");
     if (this.#failure !== undefined) throw this.#failure;
     if (chunk.length === 0 || this.#socket.write(chunk)) return;
+    await new Promise<void>((resolve) => {
+      this.#wakeWriter = resolve;
+    });
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  async send(last: Uint8Array): Promise<void> {
+    if (this.#writeEnded) throw new VortexError("Closed", "stream ended on this side");
+    if (this.#failure !== undefined) throw this.#failure;
+    this.#socket.write(last, this.#onFlushed);
+    // Waits until the kernel has all bytes, so that the caller's timeout applies, and the socket is
+    // not taken for idle before.
+    if (this.#flushed) return;
     await new Promise<void>((resolve) => {
       this.#wakeWriter = resolve;
     });

@@ -15,6 +15,7 @@ import {
 } from "../../src/transport/transport.ts";
 import { keepAccepting } from "../shared/accepting.ts";
 import { DialledPeer } from "../shared/dialled-peer.ts";
+import { Exchange } from "../shared/exchange.ts";
 import { Guard } from "../shared/guard.ts";
 import { listenOn } from "../shared/listening.ts";
 import { requireDiallable } from "../shared/local-address.ts";
@@ -27,8 +28,14 @@ import { READ_AHEAD_BYTES, SocketStream } from "./stream.ts";
 const KEEP_ALIVE_DELAY_MS = 30_000;
 
 /**
- * TCP transport on node:net, for Node, Bun and Deno. dfdaemon accepts only one stream per TCP
- * connection. So a dialled `Connection` opens a separate socket for each stream.
+ * Number of unread bytes at which an accepted socket is paused. A server reads short requests, and
+ * does not read while it answers one.
+ */
+const ACCEPTED_READ_AHEAD_BYTES = 64 * 1024;
+
+/**
+ * TCP transport on node:net, for Node, Bun and Deno. A dialled `Connection` is a peer: each
+ * concurrent stream has a separate socket, which later streams reuse.
  */
 export const tcpTransport: Transport = tcpTransportWith(undefined);
 
@@ -126,7 +133,10 @@ class TcpListener implements Listener {
   }
 }
 
-/** Connection that a server has accepted. It consists of one socket and carries one stream. */
+/**
+ * Connection that a server has accepted. It consists of one socket, and yields one stream after
+ * another: each carries one exchange.
+ */
 class AcceptedPeer implements Connection {
   readonly protocol = "tcp";
   readonly resumed = false;
@@ -140,8 +150,8 @@ class AcceptedPeer implements Connection {
 
   constructor(socket: Socket, guard: Guard) {
     this.remote = { host: socket.remoteAddress ?? "", port: socket.remotePort ?? 0 };
-    this.#stream = new SocketStream(socket, guard);
-    this.#incoming.push(this.#stream);
+    this.#stream = new SocketStream(socket, guard, undefined, ACCEPTED_READ_AHEAD_BYTES);
+    this.#yieldExchange();
     this.closed = new Promise((resolve) => {
       const onClose = guard.wrap(() => {
         this.#incoming.end();
@@ -152,6 +162,16 @@ class AcceptedPeer implements Connection {
       });
       socket.once("close", onClose);
     });
+  }
+
+  #yieldExchange(): void {
+    const release = (): number => {
+      // Bytes may have arrived already: the start of the next request.
+      if (this.#stream.unread === 0) this.#stream.park();
+      this.#yieldExchange();
+      return this.#stream.unread;
+    };
+    this.#incoming.push(new Exchange(this.#stream, never, release));
   }
 
   async openStream(): Promise<ByteStream> {
@@ -238,6 +258,10 @@ function connectTo(settings: NetConnectOpts, addr: string): Socket {
   } catch (error) {
     throw nativeError(error, "Unreachable", `cannot connect to ${addr}`);
   }
+}
+
+function never(): boolean {
+  return false;
 }
 
 function closedHere(): VortexError {

@@ -1,6 +1,6 @@
 import { VortexError } from "../../src/errors.ts";
 import type { ByteReader, ByteWriter } from "../../src/transport/transport.ts";
-import type { SocketByteStream } from "../shared/dialled-peer.ts";
+import type { SocketByteStream, SocketEvent } from "../shared/exchange.ts";
 import { Guard } from "../shared/guard.ts";
 import type { WorkerSocket } from "./native.ts";
 
@@ -16,12 +16,15 @@ export class SocketStream implements SocketByteStream {
   readonly reader: ByteReader;
   readonly writer: ByteWriter;
   readonly finished: Promise<void>;
+  onEvent: (event: SocketEvent) => void = () => {};
+  /** Number of bytes that a read of {@link #prefetch} has received, and no `read` has taken. */
+  unread = 0;
   readonly #socket: WorkerSocket;
   readonly #guard = new Guard({ end: (error) => this.destroy(error) });
   readonly #source: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
   readonly #sink: WritableStreamDefaultWriter<Uint8Array>;
   #resolveFinished: () => void = () => {};
-  /** Result of a read that `drain` has started. The next `read` call returns this result. */
+  /** Read that {@link #prefetch} has started. The next `read` call returns its result. */
   #prefetched: Promise<ReadResult> | undefined;
   #rejectWrite: ((error: VortexError) => void) | undefined;
   #reading = false;
@@ -40,8 +43,10 @@ export class SocketStream implements SocketByteStream {
     });
     const onSocketClosed = (): void => {
       this.#socketClosed = true;
+      this.onEvent("failed");
     };
-    socket.closed.then(onSocketClosed, onSocketClosed);
+    const onClosed = this.#guard.wrap(onSocketClosed);
+    socket.closed.then(onClosed, onClosed);
     // The calls report these failures too.
     this.#source.closed.catch(() => {});
     this.#sink.closed.catch(() => {});
@@ -54,21 +59,20 @@ export class SocketStream implements SocketByteStream {
     };
   }
 
-  /** True until the socket is closed or an operation on it fails. */
-  get pristine(): boolean {
-    return !this.#socketClosed && this.#failure === undefined;
+  send(last: Uint8Array): Promise<void> {
+    return this.#write(last);
   }
+
+  /** Starts a read, by which the end of an idle socket is seen. */
+  park(): void {
+    this.#prefetch();
+  }
+
+  unpark(): void {}
 
   async drain(grace: number): Promise<void> {
     if (!this.#writeEnded || this.#failure !== undefined || grace === 0) return;
-    // The peer's end is seen only by a read, so this starts one if none is pending.
-    if (!this.#reading && !this.#readEnded && !this.#cancelled && this.#prefetched === undefined) {
-      this.#prefetched = this.#source.read();
-      this.#prefetched.then(
-        this.#guard.wrap(({ done }: ReadResult) => done && this.#onEnd()),
-        this.#guard.wrap((error: unknown) => this.#fail(streamError(error))),
-      );
-    }
+    this.#prefetch();
     await new Promise<void>((resolve) => {
       const timer = this.#guard.clock.setTimer(resolve, grace);
       void this.finished.then(() => {
@@ -90,6 +94,25 @@ export class SocketStream implements SocketByteStream {
     this.#socket.close().catch(() => {});
   }
 
+  /** Starts a read if none is pending: the peer's end is seen only by a read. */
+  #prefetch(): void {
+    if (this.#reading || this.#readEnded || this.#cancelled || this.#prefetched !== undefined)
+      return;
+    const reading = this.#source.read();
+    this.#prefetched = reading;
+    reading.then(
+      this.#guard.wrap(({ done, value }: ReadResult) => {
+        if (this.#prefetched !== reading) return;
+        if (done) return this.#onEnd();
+        this.unread += value.length;
+        this.onEvent("received");
+      }),
+      this.#guard.wrap((error: unknown) => {
+        if (this.#prefetched === reading && !this.#cancelled) this.#fail(streamError(error));
+      }),
+    );
+  }
+
   async #read(): Promise<Uint8Array<ArrayBuffer> | undefined> {
     for (;;) {
       if (this.#cancelled) throw cancelledHere();
@@ -97,13 +120,16 @@ export class SocketStream implements SocketByteStream {
       if (this.#failure !== undefined) throw this.#failure;
       const { done, value } = await this.#next();
       if (done) this.#onEnd();
-      else if (value.length > 0 && !this.#cancelled && this.#failure === undefined) return value;
+      else this.onEvent("received");
+      if (done) continue;
+      if (value.length > 0 && !this.#cancelled && this.#failure === undefined) return value;
     }
   }
 
   async #next(): Promise<ReadResult> {
     const pending = this.#prefetched ?? this.#source.read();
     this.#prefetched = undefined;
+    this.unread = 0;
     this.#reading = true;
     try {
       return await pending;
@@ -122,6 +148,7 @@ export class SocketStream implements SocketByteStream {
       this.#fail(new VortexError("StreamReset", "read failed: the peer reset the connection"));
     if (this.#failure !== undefined || this.#cancelled) return;
     this.#readEnded = true;
+    this.onEvent("ended");
     if (!this.#writeEnded) return;
     // Otherwise the file descriptor stays open until garbage collection.
     this.#socket.close().catch(() => {});
@@ -177,6 +204,7 @@ export class SocketStream implements SocketByteStream {
    * writer fail with this error.
    */
   #fail(error: VortexError): VortexError {
+    if (this.#failure === undefined) this.onEvent("failed");
     this.#failure ??= error;
     this.#rejectWrite?.(this.#failure);
     this.#resolveFinished();

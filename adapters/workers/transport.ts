@@ -12,11 +12,12 @@ import { loadConnect, type WorkerSocket } from "./native.ts";
 import { SocketStream } from "./stream.ts";
 
 /**
- * TCP transport on `cloudflare:sockets`, for edge workers. It can dial but not listen. dfdaemon
- * accepts only one stream per TCP connection. So a dialled `Connection` opens a separate socket for
- * each stream.
+ * TCP transport on `cloudflare:sockets`, for edge workers. It can dial but not listen. A
+ * dialled `Connection` opens a separate socket for each concurrent stream, which later streams
+ * reuse.
  *
- * The runtime closes a socket at the end of the incoming HTTP request during which it was opened.
+ * The runtime closes a socket at the end of the incoming HTTP request during which it was opened. So
+ * only streams of the same request can reuse it: in another one, its first use fails.
  */
 export const workersTransport: Transport = {
   protocol: "tcp",

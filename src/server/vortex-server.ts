@@ -1,6 +1,12 @@
 import { VortexError } from "../errors.ts";
 import { PacketDecoder } from "../protocol/decoder.ts";
-import { type DownloadPiecePacket, encodePacket, RemoteErrorCode } from "../protocol/packet.ts";
+import {
+  type DownloadPiecePacket,
+  encodePacket,
+  HEADER_LENGTH,
+  REQUEST_LENGTH,
+  RemoteErrorCode,
+} from "../protocol/packet.ts";
 import type { Flow } from "../rate-limiter.ts";
 import type { Clock, Runtime } from "../runtime.ts";
 import { checkedPiece } from "../store/checked-store.ts";
@@ -50,6 +56,8 @@ export class VortexServer {
   #inFlight = 0;
   /** Called when {@link #inFlight} drops to 0. */
   #onIdle: () => void = () => {};
+  /** Connections on which no byte of the next request has arrived. Only over TCP. */
+  readonly #idle = new Set<Connection>();
   #closing: Promise<void> | undefined;
 
   /**
@@ -123,9 +131,9 @@ export class VortexServer {
   }
 
   /**
-   * Rejects new requests and waits up to `grace` ms (default 5,000) for responses in flight. Then
-   * aborts the responses that are still in flight, and stops listening. Finally waits up to 1 s for
-   * pending reads of the store to end. Idempotent.
+   * Rejects new requests, closes idle TCP connections, and waits up to `grace` ms (default 5,000)
+   * for responses in flight. Then aborts the responses that are still in flight, and stops
+   * listening. Finally waits up to 1 s for pending reads of the store to end. Idempotent.
    */
   close(options: { readonly grace?: number | undefined } = {}): Promise<void> {
     this.#closing ??= this.#close(options.grace ?? 5000);
@@ -135,6 +143,7 @@ export class VortexServer {
   async #close(grace: number): Promise<void> {
     const { clock } = this.#settings.runtime;
     const started = clock.now();
+    for (const connection of this.#idle) void connection.close({ grace: 0 });
     if (this.#inFlight > 0 && grace > 0) {
       const idle = new Promise<void>((resolve) => {
         this.#onIdle = resolve;
@@ -168,12 +177,19 @@ export class VortexServer {
     }
     void connection.closed.then(() => slot.leave());
     // The transport limits the number of concurrent streams, by stream credit.
-    for await (const stream of connection.accept()) this.#track(this.#serveStream(stream, slot));
+    for await (const stream of connection.accept())
+      this.#track(this.#serveStream(stream, connection, slot));
   }
 
-  async #serveStream(stream: ByteStream, slot: ConnectionSlot): Promise<void> {
+  async #serveStream(
+    stream: ByteStream,
+    connection: Connection,
+    slot: ConnectionSlot,
+  ): Promise<void> {
     try {
-      await this.#answer(stream, slot, this.#terminated.signal);
+      const first = stream.kept && (await this.#firstBytes(stream, connection));
+      if (stream.kept !== undefined && first === undefined) return;
+      await this.#answer(stream, first, slot, this.#terminated.signal);
     } catch (error) {
       const failure = VortexError.from(error, "Internal");
       // Do not report peers that disconnect or violate the protocol.
@@ -182,11 +198,45 @@ export class VortexServer {
     }
   }
 
-  async #answer(stream: ByteStream, slot: ConnectionSlot, signal: AbortSignal): Promise<void> {
+  /**
+   * Waits for the first bytes of a request on a TCP connection. Returns undefined after the
+   * connection has ended between two requests. Ends a connection that stays idle for
+   * {@link IDLE_CONNECTION_MS}.
+   */
+  async #firstBytes(stream: ByteStream, connection: Connection): Promise<Uint8Array | undefined> {
+    const { runtime, stallTimeout } = this.#settings;
+    const { reader, writer } = stream;
+    const reading = reader.read(new Uint8Array(REQUEST_PACKET_BYTES));
+    this.#idle.add(connection);
+    const waiting = reading.finally(() => this.#idle.delete(connection));
+    if (await settledWithin(waiting, runtime.clock, IDLE_CONNECTION_MS)) {
+      const first = await reading;
+      if (first !== undefined) return first;
+    }
+    const ending = writer
+      .end()
+      .then(() => reading)
+      .then(() => expectEnd(stream));
+    await withTimeout(
+      runtime.clock,
+      stallTimeout,
+      ending,
+      "Stalled",
+      "waiting for the end of an idle connection",
+    );
+    return undefined;
+  }
+
+  async #answer(
+    stream: ByteStream,
+    first: Uint8Array | undefined,
+    slot: ConnectionSlot,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { requestTimeout, runtime } = this.#settings;
     let request: DownloadPiecePacket;
     try {
-      const reading = readRequest(stream);
+      const reading = readRequest(stream, first);
       request = await withTimeout(
         runtime.clock,
         requestTimeout,
@@ -196,6 +246,7 @@ export class VortexServer {
       );
     } catch (error) {
       if (!(error instanceof VortexError) || error.kind !== "peer") throw error;
+      // Ends a TCP connection too, since the start of the next request is unknown.
       await this.#refuse(
         stream,
         0,
@@ -223,6 +274,7 @@ export class VortexServer {
       this.#inFlight--;
       if (this.#inFlight === 0) this.#onIdle();
     }
+    stream.kept?.release();
   }
 
   async #reply(
@@ -232,7 +284,8 @@ export class VortexServer {
     signal: AbortSignal,
   ): Promise<OperationResult> {
     const { stallTimeout, limiter, pendingWrites, runtime } = this.#settings;
-    const requestEnded = expectEnd(stream);
+    const { kept } = stream;
+    const requestEnded = kept === undefined ? expectEnd(stream) : undefined;
     let piece: StoredPiece | undefined;
     try {
       const supplied = await this.#store.getPiece(request, { signal });
@@ -265,7 +318,7 @@ export class VortexServer {
     const { metadata } = piece;
     let left = Number(metadata.length);
     const write = (chunk: Uint8Array, last: boolean): Promise<void> => {
-      const writing = last ? stream.writer.end(chunk) : stream.writer.write(chunk);
+      const writing = last ? sendLast(stream, chunk) : stream.writer.write(chunk);
       const written = withTimeout(
         runtime.clock,
         stallTimeout,
@@ -290,15 +343,7 @@ export class VortexServer {
         await write(portion, left === 0);
       }
     }
-    // Over TCP the connection ends with the answer. Wait until the peer has ended its direction,
-    // which shows that it has received everything.
-    await withTimeout(
-      runtime.clock,
-      stallTimeout,
-      requestEnded,
-      "Stalled",
-      "waiting for the end of the request",
-    );
+    await this.#requireEnd(requestEnded);
     return { bytes: Number(piece.metadata.length) };
   }
 
@@ -320,26 +365,38 @@ export class VortexServer {
     }
   }
 
+  /**
+   * Sends an error packet.
+   *
+   * @param requestEnded promise for the end of the request. If undefined, the TCP connection is kept
+   * for the next request
+   */
   async #refuse(
     stream: ByteStream,
     id: number,
     code: number,
     message: string,
-    requestEnded: Promise<void>,
+    requestEnded: Promise<void> | undefined,
   ): Promise<void> {
     const { runtime, stallTimeout } = this.#settings;
     const answer = encodePacket({ type: "error", id, code, message });
     await withTimeout(
       runtime.clock,
       stallTimeout,
-      stream.writer.end(answer),
+      requestEnded === undefined ? sendLast(stream, answer) : stream.writer.end(answer),
       "Stalled",
       "waiting for the peer to read",
     );
     // Do not cancel the rest of the request: over TCP, that would reset the answer too.
+    await this.#requireEnd(requestEnded);
+  }
+
+  /** Waits until the peer has ended its direction, unless the connection is kept. */
+  async #requireEnd(requestEnded: Promise<void> | undefined): Promise<void> {
+    if (requestEnded === undefined) return;
     await withTimeout(
-      runtime.clock,
-      stallTimeout,
+      this.#settings.runtime.clock,
+      this.#settings.stallTimeout,
       requestEnded,
       "Stalled",
       "waiting for the end of the request",
@@ -375,37 +432,60 @@ export class TcpServer extends VortexServer {}
 const STORE_GRACE_MS = 1000;
 
 /**
- * Resolves when `promise` has resolved or rejected, or after `milliseconds`, whichever comes first.
- * Never rejects.
+ * Time in ms after which the server ends an idle TCP connection with a FIN. Clients of this library
+ * and of dfdaemon stop using a connection earlier.
+ */
+const IDLE_CONNECTION_MS = 30_000;
+
+/**
+ * Resolves to true when `promise` has resolved or rejected, or to false after `milliseconds`,
+ * whichever comes first. Never rejects.
  */
 function settledWithin(
   promise: Promise<unknown>,
   clock: Clock,
   milliseconds: number,
-): Promise<void> {
+): Promise<boolean> {
   return new Promise((resolve) => {
-    const timer = clock.setTimer(resolve, milliseconds);
+    const timer = clock.setTimer(() => resolve(false), milliseconds);
     const over = (): void => {
       timer.cancel();
-      resolve();
+      resolve(true);
     };
     promise.then(over, over);
   });
 }
 
-/** Size of the buffer for reading a request, in bytes. A request packet has 74 bytes. */
+/** Sends the last bytes of a response. Ends the direction, unless the TCP connection is kept. */
+function sendLast({ writer, kept }: ByteStream, last: Uint8Array): Promise<void> {
+  return kept === undefined ? writer.end(last) : kept.send(last);
+}
+
+/** Length of a request packet in bytes. */
+const REQUEST_PACKET_BYTES = HEADER_LENGTH + REQUEST_LENGTH;
+/** Size of the buffer for reading the only request of a stream, in bytes. */
 const REQUEST_BUFFER_BYTES = 128;
 
 /**
- * Reads one request packet from a new stream.
+ * Reads one request packet from a stream. Over TCP, reads no bytes beyond it: they belong to the
+ * next request.
  *
+ * @param first bytes that were read already
  * @throws `ProtocolViolation` if the peer sends another kind of packet, or bytes after the request
  * @throws `TruncatedContent` if the stream ends before the request is complete
  */
-async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
+async function readRequest(
+  stream: ByteStream,
+  first: Uint8Array | undefined,
+): Promise<DownloadPiecePacket> {
   // Only a request is valid here, so the limits for other packets are 0.
   const decoder = new PacketDecoder({ metadata: 0, errorMessage: 0, reserved: 0 });
-  for (;;) {
+  let missing = REQUEST_PACKET_BYTES;
+  for (let chunk = first; ; ) {
+    if (chunk !== undefined) {
+      decoder.push(chunk);
+      missing = Math.max(1, missing - chunk.length);
+    }
     const packet = decoder.next();
     if (packet !== undefined) {
       if (packet.type !== "download-piece") {
@@ -418,14 +498,14 @@ async function readRequest(stream: ByteStream): Promise<DownloadPiecePacket> {
         throw new VortexError("ProtocolViolation", "request: expected one packet, got more bytes");
       return packet;
     }
-    const chunk = await stream.reader.read(new Uint8Array(REQUEST_BUFFER_BYTES));
+    const room = stream.kept === undefined ? REQUEST_BUFFER_BYTES : missing;
+    chunk = await stream.reader.read(new Uint8Array(room));
     if (chunk === undefined) {
       throw new VortexError(
         "TruncatedContent",
         "request: expected a complete packet, got the end of the stream",
       );
     }
-    decoder.push(chunk);
   }
 }
 

@@ -109,6 +109,38 @@ export interface ByteStream {
   readonly reader: ByteReader;
   /** Sending direction: bytes to the peer. */
   readonly writer: ByteWriter;
+  /** Present if the transport can carry another exchange after this one on the same socket. */
+  readonly kept?: KeptStream;
+}
+
+/**
+ * Reuse of the socket behind a stream, over TCP. The stream carries one exchange: a request and its
+ * response. The next exchange on the socket is a new stream. The protocol must know where a request
+ * and a response end, since the directions stay open.
+ */
+export interface KeptStream {
+  /**
+   * True if an earlier exchange used the socket, and no byte has arrived in this one. If the stream
+   * fails then, the peer may have closed the socket before the request arrived. Repeat the exchange
+   * on a new socket, see `fresh` of {@link Connection.openStream}.
+   */
+  readonly stale: boolean;
+  /**
+   * Writes the last bytes of this side like {@link ByteWriter.end}, but keeps the direction open.
+   * Resolves when the transport has accepted the bytes. Rejects like {@link ByteWriter.write}.
+   */
+  send(last: Uint8Array): Promise<void>;
+  /**
+   * Ends the exchange after both messages are complete. The stream must not be used afterwards; its
+   * methods have no effect or reject with `Closed`.
+   *
+   * On the dialling side, the socket carries a later stream, unless unread bytes have arrived or
+   * the peer has ended its direction. It is then closed. On the accepting side, the connection
+   * yields the stream of the next exchange.
+   *
+   * @returns number of unread bytes. On the dialling side more than 0 is an error of the peer
+   */
+  release(): number;
 }
 
 /** Information on how a connection ended. */
@@ -136,6 +168,17 @@ export interface CloseInfo {
  */
 export type EarlyData = "none" | "pending" | "accepted" | "refused";
 
+/** Options of {@link Connection.openStream}. */
+export interface OpenStreamOptions {
+  /** Aborts the wait for a stream. Has no effect once the stream is open. */
+  readonly signal?: AbortSignal;
+  /**
+   * True to open a new socket, even if one of an earlier exchange could be reused (see
+   * {@link KeptStream}). Has no effect over QUIC. Default false.
+   */
+  readonly fresh?: boolean;
+}
+
 /** Connection to one peer. Both sides can open streams on it. */
 export interface Connection {
   /** Protocol that carries the streams of the connection. */
@@ -162,7 +205,7 @@ export interface Connection {
    * - `ConnectionLost` if the connection was lost or the peer closed it
    * - `Closed` if this side closed the connection
    */
-  openStream(options?: { readonly signal?: AbortSignal }): Promise<ByteStream>;
+  openStream(options?: OpenStreamOptions): Promise<ByteStream>;
   /**
    * Number of authenticated packets received from the peer so far. If the number grows, the peer's
    * host is alive, even if its application does not respond. Absent if the transport does not count

@@ -60,6 +60,8 @@ before(async () => {
 interface Peer {
   readonly program: Program;
   readonly ports: FaultPeerPorts;
+  /** Lines printed before the ports: a client may reach the server before they are printed. */
+  readonly early: readonly string[];
 }
 
 async function startPeer(
@@ -74,7 +76,10 @@ async function startPeer(
     ...options,
   } satisfies FaultPeerOptions);
   const program = startProgram(wrap([...runner, `${root}test/support/fault-peer.ts`, argument]));
-  return { program, ports: JSON.parse(await program.line()) as FaultPeerPorts };
+  const early: string[] = [];
+  let line = await program.line();
+  for (; !line.startsWith("{"); line = await program.line()) early.push(line);
+  return { program, ports: JSON.parse(line) as FaultPeerPorts, early };
 }
 
 async function endPeer({ program }: Peer): Promise<void> {
@@ -167,7 +172,7 @@ describe("a server that is killed and restarted on its ports", () => {
         fetching.catch(() => {});
         try {
           for (let round = 1; round <= 4; round++) {
-            const held = new Set<string>();
+            const held = new Set<string>(peer.early);
             // No download can complete: each task has more pieces than all budgets together.
             while (held.size < faultProtocols.length) held.add(await peer.program.line());
             await endPeer(peer);

@@ -125,14 +125,14 @@ describe("edge workers: failures", () => {
       },
     ));
 
-  it("a connection reset within the content: TruncatedContent, since workerd reports an end", () =>
+  it("a connection reset within the content: StreamReset", () =>
     withScript(
       async ({ send, reset }) => {
         await send(answer(100_000).whole.subarray(0, 50_000));
         reset();
       },
       async (addr) => {
-        await failed({ addr, pieces: [3] }, "TruncatedContent");
+        await failed({ addr, pieces: [3] }, "StreamReset");
       },
     ));
 

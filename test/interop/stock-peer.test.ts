@@ -141,7 +141,7 @@ describe("a stock Dragonfly peer of 1.4.9 or later", () => {
 
 describe("a stock Dragonfly peer of 1.1.0 to 1.4.8, which exits on a failed QUIC handshake", () => {
   itUnless(undefined, "keeps running under auto and hybrid, which fetch over TCP", async () => {
-    const { program, peer } = await startStockPeer();
+    const { program, peer } = await startStockPeer("--close");
     try {
       const { createDownloader } = await runtimeEntry();
       const addr = { quic: `127.0.0.1:${peer.quic}`, tcp: `127.0.0.1:${peer.tcp}` };

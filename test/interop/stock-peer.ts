@@ -1,9 +1,10 @@
 /**
  * Test program that behaves like a stock dfdaemon. Its QUIC is quinn, which Deno embeds, without
- * ALPN and with a certificate for `d7y` created at start. Over TCP it takes one request a
- * connection. Runs on Deno:
+ * ALPN and with a certificate for `d7y` created at start. Over TCP it keeps a connection for further
+ * requests, like 1.5.7 and later. With `--close` it closes it after one response, like 1.5.6 and
+ * older. Runs on Deno:
  *
- *     deno run --allow-all --unstable-net stock-peer.ts [--survive]
+ *     deno run --allow-all --unstable-net stock-peer.ts [--survive] [--close]
  *
  * It exits with code 101 when a QUIC handshake fails, like dfdaemon 1.1.0 to 1.4.8. With
  * `--survive` it keeps running, like 1.4.9 and later. It prints a {@link StockPeer} as JSON and
@@ -111,7 +112,8 @@ async function startTcp(): Promise<number> {
       request = Uint8Array.of(...request, ...chunk);
       if (request.length < REQUEST_LENGTH) return;
       for (const part of answerTo(request)) socket.write(part);
-      socket.end();
+      request = new Uint8Array(0);
+      if (process.argv.includes("--close")) socket.end();
     });
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

@@ -1,6 +1,6 @@
 import { portableHashers } from "../../src/digest/hasher.ts";
 import type { PieceMetadata } from "../../src/piece.ts";
-import { encodePacket, HEADER_LENGTH } from "../../src/protocol/packet.ts";
+import { encodePacket, HEADER_LENGTH, REQUEST_LENGTH } from "../../src/protocol/packet.ts";
 import type { Address } from "../../src/transport/address.ts";
 import {
   type ByteStream,
@@ -95,7 +95,7 @@ export class ScriptedServer {
   }
 
   async #answer(stream: ByteStream, connection: Connection): Promise<void> {
-    const request = await readAll(stream).catch(() => undefined);
+    const request = await readRequest(stream).catch(() => undefined);
     if (request === undefined) return;
     // An empty request is a client's liveness probe. Every live server answers or resets it.
     if (request.length === 0) {
@@ -116,6 +116,24 @@ export class ScriptedServer {
     for (const wake of this.#waiting.splice(0)) wake();
   }
 }
+
+/**
+ * Reads a request: over TCP until it is complete or the stream ends, since clients keep the
+ * connection open; over QUIC until the end of the stream.
+ */
+async function readRequest(stream: ByteStream): Promise<Uint8Array> {
+  if (stream.kept === undefined) return readAll(stream);
+  let request = new Uint8Array(0);
+  while (request.length < REQUEST_BYTES) {
+    const chunk = await stream.reader.read(new Uint8Array(REQUEST_BYTES - request.length));
+    if (chunk === undefined) break;
+    request = Uint8Array.of(...request, ...chunk);
+  }
+  return request;
+}
+
+/** Length of a request for a piece, in bytes. */
+const REQUEST_BYTES = HEADER_LENGTH + REQUEST_LENGTH;
 
 /** Reads all bytes of a stream until its end. */
 export async function readAll({ reader }: ByteStream): Promise<Uint8Array> {

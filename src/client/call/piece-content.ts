@@ -11,6 +11,11 @@ export interface ContentSource {
    * clean end of the content.
    */
   read(into?: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer> | undefined>;
+  /**
+   * Ends the response after the last byte of content. Resolves to the number of bytes that follow,
+   * or that are known to follow: 0 at a clean end.
+   */
+  end(): Promise<number>;
   /** Discards the content that has not been read. Idempotent. */
   cancel(): void;
 }
@@ -34,7 +39,7 @@ export interface ExpectedContent {
 
 /**
  * Reads the content of one piece and verifies it meanwhile: exactly `length` bytes, the digest, and
- * a clean end of stream. Returns the last chunk only after these checks, so a caller that received
+ * a clean end, see {@link ContentSource.end}. Returns the last chunk only after these checks, so a caller that received
  * all bytes received correct ones.
  *
  * If only a range of the piece is requested, the digest and the end of the stream are not checked.
@@ -128,11 +133,11 @@ export class PieceContent {
   async #complete(): Promise<void> {
     if (this.#isWholePiece) {
       this.#requireDigest();
-      const extra = await this.#scope.waitFor(this.#source.read());
-      if (extra !== undefined) {
+      const extra = await this.#scope.waitFor(this.#source.end());
+      if (extra > 0) {
         throw new VortexError(
           "ProtocolViolation",
-          `end of the content: expected the end of the stream, got ${extra.length} more bytes`,
+          `end of the content: expected no more bytes, got ${extra} more`,
         );
       }
     } else {

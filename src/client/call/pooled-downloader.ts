@@ -20,6 +20,11 @@ export interface PieceClient extends PoolClient {
   /** State of the 0-RTT data of the connection, see {@link Connection.earlyData}. */
   readonly earlyData?: EarlyData;
   /**
+   * True if the client itself repeats a request whose connection had ended unnoticed, as over TCP.
+   * Default: the downloader repeats the request on a new client.
+   */
+  readonly repeatsStaleRequests?: boolean;
+  /**
    * Requests a piece. If the promise rejects, `scope` stays open, so that the caller can retry with
    * the same scope.
    */
@@ -185,7 +190,8 @@ export class PooledDownloader<C extends PieceClient> implements PieceDownloader 
         // A pooled connection may have died unnoticed, for example by a restart of the peer; the
         // session ticket of a 0-RTT connection may be outdated. Calls have no side effects on the
         // peer, so they are retried on a new connection. A failure there is final.
-        const maybeOutdated = lease.stale || lease.client.earlyData === "refused";
+        const { earlyData, repeatsStaleRequests = false } = lease.client;
+        const maybeOutdated = (lease.stale && !repeatsStaleRequests) || earlyData === "refused";
         const stale = maybeOutdated && failure.code === "ConnectionLost";
         // The retry sends no early data: either this connection has completed its handshake, or it
         // has ended together with the session ticket, and the next dial has none.

@@ -160,6 +160,7 @@ function oneChunk(content: Uint8Array<ArrayBuffer>): ContentSource {
       if (at === end) freeBuffer(content);
       return copy;
     },
+    end: async () => end - at,
     cancel() {
       at = end;
     },

@@ -31,8 +31,9 @@ import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
 const ANSWER_HEAD_BYTES = 1024;
 
 /**
- * Client of the Vortex protocol on one connection, with one stream per request. Source:
- * dragonfly-client-storage, `client/quic.rs` and `client/tcp.rs`.
+ * Client of the Vortex protocol on one connection, with one stream per request. Over TCP, streams
+ * reuse the sockets of earlier ones. Source: dragonfly-client-storage, `client/quic.rs` and
+ * `client/tcp.rs`.
  */
 export class VortexClient implements PieceClient {
   /** Address of the peer, `host:port`. */
@@ -61,6 +62,10 @@ export class VortexClient implements PieceClient {
 
   get earlyData(): EarlyData {
     return this.#connection.earlyData;
+  }
+
+  get repeatsStaleRequests(): boolean {
+    return this.#connection.protocol === "tcp";
   }
 
   /** Connects to a peer. Rejects with the errors of {@link Transport.dial}. */
@@ -95,29 +100,42 @@ export class VortexClient implements PieceClient {
       taskId: request.taskId,
       number: request.number,
     });
-    const stream = await scope.waitFor(this.#connection.openStream(scope));
-    scope.onFailure(() => abandonStream(stream, scope.failure));
-    try {
-      if (scope.failure !== undefined) throw scope.failure;
-      await scope.waitFor(stream.writer.end(packet));
-      const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
-      const answer = await readPacket(
-        stream.reader,
-        decoder,
-        scope,
-        this.#takeHeadBuffer(),
-        request.addr,
-      );
-      this.#completedReads++;
-      const metadata = expectContent(answer, kind, request.addr);
-      const source = contentSource(stream.reader, decoder.takeRest(), () => this.#completedReads++);
-      const announcement = validateAnnouncement(request, metadata, this.#settings);
-      return readVerified(announcement, source, scope, this.#settings.runtime.hashers);
-    } catch (error) {
-      const failure = scope.failure ?? withAddress(error, request.addr);
-      abandonStream(stream, failure);
-      throw failure;
+    for (let fresh = false; ; fresh = true) {
+      const { signal } = scope;
+      const stream = await scope.waitFor(this.#connection.openStream({ signal, fresh }));
+      scope.onFailure(() => abandonStream(stream, scope.failure));
+      try {
+        return await this.#exchange(stream, packet, request, scope);
+      } catch (error) {
+        // The peer may close a reused socket before the request arrives. That is no failure of the
+        // peer, so the request is repeated once on a new socket.
+        const isStale = stream.kept?.stale === true && scope.failure === undefined;
+        const failure = scope.failure ?? withAddress(error, request.addr);
+        abandonStream(stream, failure);
+        if (!isStale) throw failure;
+      }
     }
+  }
+
+  /** Sends a request on a stream, and reads the response up to its content. */
+  async #exchange(
+    stream: ByteStream,
+    packet: Uint8Array,
+    request: PieceRequest,
+    scope: CallScope,
+  ): Promise<Piece> {
+    if (scope.failure !== undefined) throw scope.failure;
+    const { reader, writer, kept } = stream;
+    await scope.waitFor(kept === undefined ? writer.end(packet) : kept.send(packet));
+    const decoder = new PacketDecoder({ metadata: this.#settings.maxMetadataLength });
+    const answer = await readPacket(reader, decoder, scope, this.#takeHeadBuffer(), request.addr);
+    this.#completedReads++;
+    // Nothing follows an error, so the socket can carry the next request.
+    if (answer.type === "error" && !decoder.midPacket) kept?.release();
+    const metadata = expectContent(answer, request.kind ?? "standard", request.addr);
+    const source = contentSource(stream, decoder.takeRest(), () => this.#completedReads++);
+    const announcement = validateAnnouncement(request, metadata, this.#settings);
+    return readVerified(announcement, source, scope, this.#settings.runtime.hashers);
   }
 
   #takeId(): number {
@@ -186,8 +204,8 @@ export class VortexClient implements PieceClient {
 export class QuicClient extends VortexClient {}
 
 /**
- * Client of the Vortex protocol over TCP. Opens one TCP connection per request, as dfdaemon
- * expects.
+ * Client of the Vortex protocol over TCP. Opens one TCP connection per concurrent request, and
+ * reuses it for later ones.
  */
 export class TcpClient extends VortexClient {}
 
@@ -309,17 +327,22 @@ function remoteError(code: number, message: string, addr: string): VortexError {
 
 /**
  * Creates a reader of piece content: first the bytes that the packet decoder has already read, then
- * the rest of the stream.
+ * the rest of the stream. The content ends with the stream, or over TCP, with its announced length.
  *
  * @param onRead called at each read, which shows that the previous read has completed
  */
 function contentSource(
-  reader: ByteReader,
+  stream: ByteStream,
   first: Uint8Array<ArrayBuffer>,
   onRead: () => void,
 ): ContentSource {
+  const { reader, kept } = stream;
   let rest: Uint8Array<ArrayBuffer> | undefined = first.length > 0 ? first : undefined;
   return {
+    async end() {
+      if (rest !== undefined) return rest.length;
+      return kept === undefined ? ((await reader.read())?.length ?? 0) : kept.release();
+    },
     read(into) {
       onRead();
       if (rest === undefined) return reader.read(into);
@@ -327,7 +350,11 @@ function contentSource(
       rest = undefined;
       return chunk;
     },
-    cancel: () => reader.cancel(StreamCode.Cancelled),
+    cancel() {
+      // TCP cannot cancel one direction, so unread content ends the socket.
+      if (kept === undefined) reader.cancel(StreamCode.Cancelled);
+      else abandonStream(stream, undefined);
+    },
   };
 }
 

@@ -47,7 +47,10 @@ export class QuicDownloader extends VortexDownloader {
   }
 }
 
-/** Downloader of pieces over TCP. Opens one TCP connection per request, as dfdaemon expects. */
+/**
+ * Downloader of pieces over TCP. Opens one TCP connection per concurrent request, and reuses idle
+ * ones for 25 s.
+ */
 export class TcpDownloader extends VortexDownloader {
   constructor(transport: TransportLoader, settings: DownloaderSettings, onClosed?: OnClosed) {
     super(() => requireProtocol(transport, "tcp"), settings, onClosed);

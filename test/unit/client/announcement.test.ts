@@ -138,6 +138,10 @@ function callWith(bytes: Uint8Array) {
     addr: "a:1",
   });
   const chunks = [bytes.slice(0, 600), bytes.slice(600)];
-  const source = { read: async () => chunks.shift(), cancel: () => {} };
+  const source = {
+    read: async () => chunks.shift(),
+    end: async () => chunks[0]?.length ?? 0,
+    cancel: () => {},
+  };
   return { scope, source };
 }

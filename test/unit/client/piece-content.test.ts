@@ -36,6 +36,7 @@ function pieceOf(
       into.set(part);
       return into.subarray(0, part.length);
     },
+    end: async () => content.length - at,
     cancel() {},
   };
   const scope = new CallScope(fakeRuntime().clock, {

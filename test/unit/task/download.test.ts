@@ -680,6 +680,7 @@ describe("limits", () => {
           read = true;
           return chunks.next().value ?? undefined;
         },
+        end: async () => chunks.next().value?.length ?? 0,
         cancel: () => {},
       };
       const pieceRequest = { addr, hostId, taskId: id, number, kind };
