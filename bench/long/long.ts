@@ -14,6 +14,8 @@ const LOSS_FRACTIONS = [0, 0.001, 0.01];
 const LINK = { delay: 25, rate: 200e6, queue: 1_250_000 };
 /** Time in which pieces are requested, in seconds, from the first request on a new connection. */
 const REQUEST_TIME_S = 7;
+/** Number of pieces of a download with a fixed length, over TCP. */
+const DOWNLOAD_PIECES = 64;
 /** Additional time for pieces in flight, in seconds. */
 const EXTRA_TIME_S = 180;
 const STARTING = 60;
@@ -39,6 +41,8 @@ interface Candidate {
   readonly subject: SubjectEntry;
   /** Congestion control of TCP; undefined for QUIC, which has its own. */
   readonly congestion: string | undefined;
+  /** Number of pieces to fetch. Default: as many as are requested within the request time. */
+  readonly pieces?: number;
 }
 
 /**
@@ -92,13 +96,16 @@ function candidatesOf(
   if (subject.kind === "control") return [];
   if (subject.firstByte === "resuming") return [{ runtime, subject, congestion: undefined }];
   const controls = subject.kind === "grpc" ? ["cubic"] : ["cubic", "bbr"];
-  return controls
+  const candidates = controls
     .filter((name) => available.includes(name))
     .map((congestion) => ({ runtime, subject, congestion }));
+  // Short enough that the start of each connection counts.
+  if (subject.name !== "tcp") return candidates;
+  return candidates.flatMap((each) => [each, { ...each, pieces: DOWNLOAD_PIECES }]);
 }
 
 async function measure(
-  { runtime, subject, congestion }: Candidate,
+  { runtime, subject, congestion, pieces }: Candidate,
   link: Link,
 ): Promise<number | Failure> {
   if (congestion !== undefined) link.setCongestionControl(congestion);
@@ -118,7 +125,9 @@ async function measure(
     const peer = await server.ask<Peer>({ do: "listen" }, STARTING);
     const order = { do: "run", peer, contentLength, pieceLength, concurrency } as const;
     const run = await client.ask<RunResult>(
-      { ...order, requests: Number.MAX_SAFE_INTEGER, seconds: REQUEST_TIME_S },
+      pieces === undefined
+        ? { ...order, requests: Number.MAX_SAFE_INTEGER, seconds: REQUEST_TIME_S }
+        : { ...order, requests: pieces, seconds: EXTRA_TIME_S },
       REQUEST_TIME_S + EXTRA_TIME_S,
     );
     return run.bytes / 1e6 / run.seconds;
@@ -151,12 +160,14 @@ function rowOf(
   };
 }
 
-function titleOf({ subject, congestion }: Candidate): string {
-  return congestion === undefined ? subject.title : `${subject.title}, ${congestion}`;
+function titleOf({ subject, congestion, pieces }: Candidate): string {
+  const title = congestion === undefined ? subject.title : `${subject.title}, ${congestion}`;
+  return pieces === undefined ? title : `${title}, ${pieces} pieces of 1 MiB`;
 }
 
-function nameOf({ runtime, subject, congestion = "" }: Candidate, loss: number): string {
-  return `${runtime.title} ${subject.name} ${congestion} long ${100 * loss} %`.replaceAll(
+function nameOf({ runtime, subject, congestion = "", pieces }: Candidate, loss: number): string {
+  const count = pieces === undefined ? "" : `${pieces} pieces`;
+  return `${runtime.title} ${subject.name} ${congestion} long ${count} ${100 * loss} %`.replaceAll(
     "  ",
     " ",
   );
