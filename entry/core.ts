@@ -163,9 +163,11 @@ export {
   type CloseInfo,
   type Connection,
   type DialOptions,
+  type KeptStream,
   type Listener,
   type ListenerCounters,
   type ListenOptions,
+  type OpenStreamOptions,
   StreamCode,
   type Transport,
 } from "../src/transport/transport.ts";

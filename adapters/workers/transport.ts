@@ -16,8 +16,8 @@ import { SocketStream } from "./stream.ts";
  * dialled `Connection` opens a separate socket for each concurrent stream, which later streams
  * reuse.
  *
- * The runtime closes a socket at the end of the incoming HTTP request during which it was opened. So
- * only streams of the same request can reuse it: in another one, its first use fails.
+ * The runtime closes a socket at the end of the incoming HTTP request during which it was opened.
+ * So only streams of the same request can reuse it: in another one, its first use fails.
  */
 export const workersTransport: Transport = {
   protocol: "tcp",

@@ -368,8 +368,8 @@ export class VortexServer {
   /**
    * Sends an error packet.
    *
-   * @param requestEnded promise for the end of the request. If undefined, the TCP connection is kept
-   * for the next request
+   * @param requestEnded promise for the end of the request. If undefined, the TCP connection is
+   * kept for the next request
    */
   async #refuse(
     stream: ByteStream,

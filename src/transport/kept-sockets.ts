@@ -25,7 +25,7 @@ interface KeptSocket {
   parkedAt: number;
 }
 
-/** What the caller must do with a socket after an event. */
+/** Action that the caller must execute on a socket after an event. */
 export type SocketAction = "none" | "park" | "close";
 
 /**
@@ -81,9 +81,9 @@ export class KeptSockets<S extends object> {
   }
 
   /**
-   * True if the exchange on a socket may be repeated on a new one after the socket has failed: an
-   * earlier exchange used the socket, and no byte of the response has arrived. The peer may have
-   * closed the socket before the request arrived.
+   * True if an earlier exchange used the socket, and no byte of the current response has arrived.
+   * If the socket fails then, the peer may have closed it before the request arrived. So the exchange
+   * may be repeated on a new socket.
    */
   isStale(socket: S): boolean {
     const kept = this.#sockets.get(socket);

@@ -1,7 +1,4 @@
-/**
- * Number and life of TCP connections: with the server of this library, and with stand-ins that
- * behave like dfdaemon.
- */
+/** TCP connections that carry several requests: our server, and stand-ins for dfdaemon. */
 import assert from "node:assert/strict";
 import { connect, createServer, type Socket } from "node:net";
 import { describe, it } from "node:test";
@@ -126,8 +123,8 @@ interface StandIn {
 }
 
 /**
- * Starts a stand-in. `afterAnswer` is called after each response, with the number of responses on
- * the connection so far. dfdaemon up to 1.5.6 ends the connection after the first.
+ * Starts a stand-in. Calls `afterAnswer` after each response, with the number of responses on the
+ * connection so far. dfdaemon up to 1.5.6 ends the connection after the first.
  */
 async function standIn(afterAnswer: (socket: Socket, answers: number) => void): Promise<StandIn> {
   const requests: number[][] = [];

@@ -1,8 +1,8 @@
 /**
  * Test program that behaves like a stock dfdaemon. Its QUIC is quinn, which Deno embeds, without
- * ALPN and with a certificate for `d7y` created at start. Over TCP it keeps a connection for further
- * requests, like 1.5.7 and later. With `--close` it closes it after one response, like 1.5.6 and
- * older. Runs on Deno:
+ * ALPN and with a certificate for `d7y` created at start. Over TCP it keeps a connection for
+ * further requests, like 1.5.7 and later. With `--close` it closes it after one response, like
+ * 1.5.6 and older. Runs on Deno:
  *
  *     deno run --allow-all --unstable-net stock-peer.ts [--survive] [--close]
  *

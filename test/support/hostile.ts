@@ -118,8 +118,8 @@ export class ScriptedServer {
 }
 
 /**
- * Reads a request: over TCP until it is complete or the stream ends, since clients keep the
- * connection open; over QUIC until the end of the stream.
+ * Reads a request. Over TCP, reads until it is complete or the stream ends, since clients keep the
+ * connection open. Over QUIC, reads until the end of the stream.
  */
 async function readRequest(stream: ByteStream): Promise<Uint8Array> {
   if (stream.kept === undefined) return readAll(stream);

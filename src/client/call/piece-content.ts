@@ -39,8 +39,8 @@ export interface ExpectedContent {
 
 /**
  * Reads the content of one piece and verifies it meanwhile: exactly `length` bytes, the digest, and
- * a clean end, see {@link ContentSource.end}. Returns the last chunk only after these checks, so a caller that received
- * all bytes received correct ones.
+ * a clean end, see {@link ContentSource.end}. Returns the last chunk only after these checks, so a
+ * caller that received all bytes received correct ones.
  *
  * If only a range of the piece is requested, the digest and the end of the stream are not checked.
  */

@@ -54,9 +54,10 @@ export interface ServerOptions {
   /** True to accept 0-RTT requests, see {@link ListenOptions.earlyData}. Default true. */
   readonly earlyData?: boolean | undefined;
   /**
-   * Maximum time from the opening of a stream to the arrival of its complete request, in ms; over
-   * TCP, from the first byte of the request. Default 10,000. Over gRPC, also the interval between the PING frames to an idle client, and the
-   * time limit for the client to acknowledge a PING.
+   * Maximum time from the opening of a stream to the arrival of its complete request, in ms.
+   * Over TCP, counted from the first byte of the request. Default 10,000. Over gRPC, also the
+   * interval between the PING frames to an idle client, and the time limit for the client to
+   * acknowledge a PING.
    */
   readonly requestTimeout?: number | undefined;
   /**
