@@ -82,8 +82,8 @@ export class KeptSockets<S extends object> {
 
   /**
    * True if an earlier exchange used the socket, and no byte of the current response has arrived.
-   * If the socket fails then, the peer may have closed it before the request arrived. So the exchange
-   * may be repeated on a new socket.
+   * If the socket fails then, the peer may have closed it before the request arrived. So the
+   * exchange may be repeated on a new socket.
    */
   isStale(socket: S): boolean {
     const kept = this.#sockets.get(socket);
