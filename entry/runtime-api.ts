@@ -21,7 +21,7 @@ import {
   startStorageServer,
 } from "../src/server/storage-server.ts";
 import type { GrpcBinding } from "../src/transport/grpc.ts";
-import { identifiesPeer, type TlsClientOptions, tlsClientChecks } from "../src/transport/tls.ts";
+import { type TlsClientOptions, tlsClientChecks } from "../src/transport/tls.ts";
 
 const STOCK_PEER_WARNING =
   "vortex-peer: QUIC without tls.fingerprints or tls.ca: dfdaemon 1.1.0 to 1.4.8 exits when a QUIC " +
@@ -71,8 +71,8 @@ export function runtimeApi(quic: QuicBinding, warn: (line: string) => void = war
   const runtime: Runtime = { ...portableRuntime, hashers: nativeHashers };
   const bindings: Bindings & ServerBindings = {
     runtime,
-    quic({ tls, tuning }) {
-      if (!identifiesPeer(tls)) warn(STOCK_PEER_WARNING);
+    quic({ tls, tuning, dialsUnknownPeers }) {
+      if (dialsUnknownPeers) warn(STOCK_PEER_WARNING);
       return quic({ ...tuning, tls });
     },
     quicListener: (serverTls, tuning) => quic({ ...tuning, serverTls }),

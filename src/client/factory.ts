@@ -51,9 +51,10 @@ export interface DownloaderOptions extends TransferOptions {
    *   faster.
    * - `hybrid` fetches a task over all working protocols of a peer at once. `downloadPiece` works
    *   as with `auto`.
-   * - `quic` dials every peer over QUIC. A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a
-   *   QUIC handshake fails. Handshakes from Node and Bun always fail there. Those from Deno fail if
-   *   Deno rejects the certificate.
+   * - `quic` dials every address that you name over QUIC. A stock dfdaemon of version 1.1.0 to
+   *   1.4.8 exits when a QUIC handshake fails or is aborted. Handshakes from Node and Bun always
+   *   fail there. Those from Deno fail if Deno rejects the certificate. Ports that a parent
+   *   announces are dialled only at known peers, see `quicPeers` of {@link AutoOptions}.
    * - `tcp` uses only Vortex over TCP, and `grpc` only the Dragonfly gRPC API.
    *
    * `auto` and `hybrid` use QUIC with known peers only, see `quicPeers` of {@link AutoOptions}.
@@ -145,6 +146,11 @@ export interface QuicBindingOptions {
   readonly tls: TlsClientOptions;
   /** Congestion control, datagram size, windows and timeouts. */
   readonly tuning: QuicTuning;
+  /**
+   * True if the transport may dial peers that are not known to run this library: the caller names
+   * them, or set `quicPeers` to `any`.
+   */
+  readonly dialsUnknownPeers: boolean;
 }
 
 /**
@@ -197,27 +203,28 @@ function pieceSourceFor(
         "got tcp, which has no TLS",
     );
   }
-  if (choice !== "auto" && choice !== "hybrid") {
-    return singleProtocolSource(choice, pieceDownloader(choice, options, bindings, settings));
-  }
   const { tls = {}, apiTls, auto, onProtocol } = options;
+  const { quicPeers = "known", delay = 250, expiry = 600_000 } = auto ?? {};
+  const quicRestriction =
+    quicPeers === "any" || identifiesPeer(tls) ? undefined : QUIC_TO_UNKNOWN_PEERS;
+  if (choice !== "auto" && choice !== "hybrid") {
+    const downloader = pieceDownloader(choice, options, bindings, settings);
+    return singleProtocolSource(choice, downloader, quicRestriction);
+  }
   const ports: ProtocolPorts = {
     quic: options.ports?.quic ?? stockPorts.quic,
     tcp: options.ports?.tcp ?? stockPorts.tcp,
     grpc: options.ports?.grpc ?? stockPorts.grpc,
   };
-  const { quicPeers = "known", delay = 250, expiry = 600_000 } = auto ?? {};
   const trustsAnyPeer = !requiresTrust(tls);
-  const excluded = [
-    ...(quicPeers === "any" || identifiesPeer(tls) ? [] : [QUIC_TO_UNKNOWN_PEERS]),
-    ...(trustsAnyPeer ? [] : [TCP_WITHOUT_TLS]),
-  ];
+  const excluded = trustsAnyPeer ? [] : [TCP_WITHOUT_TLS];
   const downloader = new AutoDownloader(
     {
       candidates: PREFERENCE.filter(
         (protocol) => !excluded.some((one) => one.protocol === protocol),
       ),
       excluded,
+      quicRestriction,
       downloader(protocol, protocolSettings) {
         if (protocol === "grpc") {
           return bindings.grpc(protocolSettings, trustsAnyPeer ? apiTls : tls);
@@ -274,13 +281,18 @@ function quicOnly(bindings: Bindings): Bindings {
 
 function pieceDownloader(
   protocol: Protocol,
-  { tls, quic = {} }: DownloaderOptions,
+  requested: DownloaderOptions,
   bindings: Bindings,
   settings: DownloaderSettings,
 ): PieceDownloader {
+  const { protocol: choice, auto, tls = {}, quic = {} } = requested;
   switch (protocol) {
     case "quic": {
-      const transport = new LazyTransport(() => bindings.quic({ tls: tls ?? {}, tuning: quic }));
+      const dialsUnknownPeers =
+        !identifiesPeer(tls) && (choice === "quic" || auto?.quicPeers === "any");
+      const transport = new LazyTransport(() =>
+        bindings.quic({ tls, tuning: quic, dialsUnknownPeers }),
+      );
       return new QuicDownloader(transport.load, settings, transport.close);
     }
     case "tcp": {
@@ -288,7 +300,7 @@ function pieceDownloader(
       return new TcpDownloader(transport.load, settings, transport.close);
     }
     case "grpc":
-      return bindings.grpc(settings, tls);
+      return bindings.grpc(settings, requested.tls);
   }
 }
 

@@ -1,7 +1,9 @@
 import type { Piece } from "../piece.ts";
+import type { PieceLocation } from "../task/discovery.ts";
 import type { TaskSource } from "../task/source.ts";
+import { isIPv6, isIpAddress, parseAddress, unmapped } from "../transport/address.ts";
 import { addressFor, type PeerAddresses } from "../transport/peer-address.ts";
-import type { Protocol } from "../transport/protocol.ts";
+import type { ExcludedProtocol, Protocol } from "../transport/protocol.ts";
 import type { AutoDownloader } from "./auto/downloader.ts";
 import type { PieceDownloader, PieceDownloadOptions } from "./downloader.ts";
 
@@ -16,8 +18,18 @@ export interface PieceSource extends Omit<TaskSource, "directory"> {
   close(): Promise<void>;
 }
 
-/** Creates a {@link PieceSource} that fetches all pieces over one protocol. */
-export function singleProtocolSource(protocol: Protocol, downloader: PieceDownloader): PieceSource {
+/**
+ * Creates a {@link PieceSource} that fetches all pieces over one protocol.
+ *
+ * @param quicRestriction reason why a QUIC port that a parent announces is not dialled, unless the
+ * parent shows that it runs this library. Undefined to dial every announced port
+ */
+export function singleProtocolSource(
+  protocol: Protocol,
+  downloader: PieceDownloader,
+  quicRestriction?: ExcludedProtocol,
+): PieceSource {
+  const restriction = protocol === "quic" ? quicRestriction : undefined;
   return {
     downloadPiece: async (options) =>
       downloader.downloadPiece({ ...options, addr: addressFor(options.addr, protocol) }),
@@ -25,7 +37,14 @@ export function singleProtocolSource(protocol: Protocol, downloader: PieceDownlo
     fetchPiece: ({ addresses: _, ...request }, options) =>
       downloader.downloadPiece({ ...request, ...options }),
     resolve: (addr) => addressFor(addr, protocol),
-    addressOf: ({ tcpAddr, quicAddr }) => (protocol === "quic" ? quicAddr : tcpAddr),
+    addressOf(location, apiAddr) {
+      if (protocol !== "quic") return location.tcpAddr;
+      return restriction === undefined || servesQuic(location, apiAddr)
+        ? location.quicAddr
+        : undefined;
+    },
+    // An address that the caller names is dialled.
+    excluded: (addr) => (addr === undefined && restriction !== undefined ? [restriction] : []),
     usesGrpc: protocol === "grpc",
   };
 }
@@ -44,7 +63,11 @@ export function autoSource(downloader: AutoDownloader): PieceSource {
     },
     resolve: (addr) => downloader.resolve(addr),
     excluded: (addr) => downloader.excluded(addr),
-    addressOf: announcedAddresses,
+    addressOf(location, apiAddr) {
+      if (location.quicAddr !== undefined && servesQuic(location, apiAddr))
+        downloader.permitQuic(location.quicAddr);
+      return announcedAddresses(location, apiAddr);
+    },
     usesGrpc: false,
   };
 }
@@ -54,7 +77,25 @@ export function autoSource(downloader: AutoDownloader): PieceSource {
  * peer at once, and single pieces over the best protocol.
  */
 export function hybridSource(downloader: AutoDownloader): PieceSource {
-  return { ...autoSource(downloader), protocolsOf: (addr) => downloader.protocolsOf(addr) };
+  return {
+    ...autoSource(downloader),
+    protocolsOf: (addr, announcing) => downloader.protocolsOf(addr, announcing),
+  };
+}
+
+/**
+ * Returns true if a parent's response shows that a QUIC server of this library listens at the
+ * announced address. It must be on the host that responds. Another host may run a dfdaemon that
+ * exits on a failed handshake, and the parent could name it on purpose.
+ */
+function servesQuic({ quicAddr, vortexPeer }: PieceLocation, apiAddr: string): boolean {
+  return vortexPeer === true && quicAddr !== undefined && hostOf(quicAddr) === hostOf(apiAddr);
+}
+
+/** Returns the host of an address, in a form in which equal hosts are equal texts. */
+function hostOf(addr: string): string {
+  const host = unmapped(parseAddress(addr).host);
+  return isIPv6(host) && isIpAddress(host) ? new URL(`http://[${host}]`).hostname : host;
 }
 
 /**

@@ -32,6 +32,12 @@ export interface PieceLocation {
    * Absent if the parent announced none.
    */
   readonly quicAddr?: string;
+  /**
+   * True if the gRPC response has the header `vortex-peer: 1`, which the servers of this library
+   * send. Only then is `quicAddr` dialled, unless the options allow it otherwise. Not
+   * authenticated. Default: false.
+   */
+  readonly vortexPeer?: boolean;
 }
 
 /**

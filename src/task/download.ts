@@ -6,13 +6,12 @@ import { RateLimiter } from "../rate-limiter.ts";
 import type { Resolved } from "../resolved.ts";
 import type { Clock, Timer } from "../runtime.ts";
 import { beginOperation, type Operation } from "../telemetry.ts";
-import type { PeerAddress } from "../transport/peer-address.ts";
 import type { Protocol } from "../transport/protocol.ts";
 import { earlierSource } from "./agreement.ts";
 import { Comparison } from "./comparison.ts";
 import { ContiguousHasher } from "./contiguous-hasher.ts";
 import { TaskLayout } from "./layout.ts";
-import { type Parent, ParentDiscovery } from "./parent-discovery.ts";
+import { addressOf, type Parent, ParentDiscovery } from "./parent-discovery.ts";
 import { parentsOf } from "./parents.ts";
 import { PieceTransfers, type TransferTiming } from "./piece-transfers.ts";
 import { PieceWindow } from "./piece-window.ts";
@@ -246,6 +245,7 @@ export class Download {
       patience: this.#options.patience,
       onUseless: (parent, banned) => this.#excludeParent(parent, banned),
       onRestored: (parent) => this.#restoreParent(parent),
+      onAddress: (parent) => this.#recordExclusions(parent),
     });
     this.#rounds = new RoundPlanner([...this.#parents.keys()]);
     this.#stats = new TransferStats(clock.now());
@@ -537,14 +537,12 @@ export class Download {
     for (const { number } of resumed) scheduler.beginVerification(number);
     for (const parent of this.#parents.values()) {
       const isFollowed = this.#discovery.isFollowed(parent);
-      const protocols = this.#source.protocolsOf?.(parent.addresses ?? parent.addr) ?? [undefined];
+      const addr = addressOf(parent);
+      const protocols = this.#source.protocolsOf?.(addr, isFollowed) ?? [undefined];
       const routes = protocols.map((protocol) =>
         scheduler.addRoute({ parent: parent.name, protocol }, isFollowed),
       );
-      this.#stats.setExcludedProtocols(
-        parent.name,
-        this.#source.excluded?.(parent.addresses ?? parent.addr) ?? [],
-      );
+      this.#recordExclusions(parent);
       if (isFollowed) this.#track(this.#discovery.follow(layout, parent, routes));
     }
     let round = this.#nextRound();
@@ -578,6 +576,12 @@ export class Download {
     this.store.complete(open.digest && formatDigest(open.digest));
     // The download can no longer fail. Stop receiving announcements from the parents.
     this.#ending.abort(new VortexError("Closed", "the download is done"));
+  }
+
+  /** Records for the report which protocols are not used with a parent. */
+  #recordExclusions(parent: Parent): void {
+    const excluded = this.#source.excluded?.(addressOf(parent)) ?? [];
+    this.#stats.setExcludedProtocols(parent.name, excluded);
   }
 
   // --- rounds
@@ -805,7 +809,8 @@ export class Download {
     signal: AbortSignal,
     stallTimeout: number = this.#options.stallTimeout,
   ): Promise<Piece> {
-    const address = addressOf(this.#parents.get(name));
+    const parent = this.#parents.get(name);
+    const address = parent && addressOf(parent);
     if (address === undefined)
       throw new VortexError(
         "Internal",
@@ -836,7 +841,7 @@ export class Download {
     number: number,
     last: boolean,
   ): Promise<Piece> {
-    const route = scheduler.bestRouteOf(parent, this.#clock.now());
+    const route = scheduler.bestRouteOf(parent, number, this.#clock.now());
     const { stallTimeout } = this.#options;
     const timeout = last ? Math.ceil(stallTimeout / 4) : stallTimeout;
     return this.#fetchPiece(parent, route?.protocol, number, this.#ending.signal, timeout);
@@ -847,7 +852,8 @@ export class Download {
    * this includes a parent that may still announce the piece.
    */
   #mayAskAbout(scheduler: Scheduler, parent: string, number: number, last: boolean): boolean {
-    if (addressOf(this.#parents.get(parent)) === undefined) return false;
+    const known = this.#parents.get(parent);
+    if (known === undefined || addressOf(known) === undefined) return false;
     const routes = scheduler.routesOf(parent).filter(({ isUsable }) => isUsable);
     return routes.some((route) => route.mayHave(number) || (last && route.mayAnnounceMore));
   }
@@ -1053,14 +1059,6 @@ function resolveOptions(options: DownloadOptions, settings: TaskSettings): Resol
     stallTimeout,
     patience,
   };
-}
-
-/**
- * Returns the address of a parent for piece requests. If the request gives none, returns the
- * address that the parent announced; undefined before that announcement.
- */
-function addressOf(parent: Parent | undefined): PeerAddress | undefined {
-  return parent?.addresses ?? parent?.addr ?? parent?.announcedAddr;
 }
 
 /** Formats a digest as `algorithm:encoded`. */

@@ -5,7 +5,8 @@ import type { Resolved } from "../resolved.ts";
 import type { Clock } from "../runtime.ts";
 import { iterateInOperation, type Operation } from "../telemetry.ts";
 import type { PeerAddress } from "../transport/peer-address.ts";
-import type { TaskOutline } from "./discovery.ts";
+import type { ExcludedProtocol, Protocol } from "../transport/protocol.ts";
+import type { PieceLocation, TaskOutline } from "./discovery.ts";
 import { TaskLayout } from "./layout.ts";
 import type { KnownParent } from "./parents.ts";
 import { requireExtent, requireSameOutline, requireTaskDigest } from "./piece-check.ts";
@@ -66,6 +67,8 @@ export interface DiscoveryContext {
   readonly onUseless: (parent: string, banned: boolean) => void;
   /** Called when a parent announces a piece again after its announcements failed. */
   readonly onRestored: (parent: string) => void;
+  /** Called after each announcement, which may change the address of the parent. */
+  readonly onAddress: (parent: Parent) => void;
 }
 
 /**
@@ -265,7 +268,8 @@ export class ParentDiscovery {
         ) {
           // The parent may serve pieces without announcing them, so any piece may be requested from
           // it.
-          for (const route of routes) route.endAnnouncements(true);
+          const served = this.#servedProtocols(parent);
+          for (const route of routes) route.endAnnouncements(isServed(route, served));
           if (decision !== "retry") break;
         } else if (failure.code === "NotFound" && hasPieces) {
           // Its own download of the task has failed or was of a range: it keeps what it announced.
@@ -302,7 +306,7 @@ export class ParentDiscovery {
     routes: readonly RouteState[],
     onPiece: () => void,
   ): Promise<void> {
-    const { request, source, signal, operation, onChange } = this.#context;
+    const { request, source, signal, operation, onChange, onAddress } = this.#context;
     const { taskId, hostId, kind } = request;
     const { directory } = source;
     if (directory === undefined || parent.apiAddr === undefined) return;
@@ -314,15 +318,26 @@ export class ParentDiscovery {
       requireExtent(location, layout);
       const addr = source.usesGrpc ? parent.apiAddr : source.addressOf(location, parent.apiAddr);
       if (addr !== undefined) parent.announcedAddr = addr;
-      if (parent.addr === undefined && parent.announcedAddr === undefined) continue;
-      const served = source.protocolsOf?.(parent.addresses ?? parent.addr ?? parent.announcedAddr);
+      onAddress(parent);
+      if (parent.addr === undefined && parent.announcedAddr === undefined) {
+        requireUsable(location, source.excluded?.(undefined) ?? []);
+        continue;
+      }
+      const served = this.#servedProtocols(parent);
       for (const route of routes) {
-        if (route.protocol === undefined || served?.includes(route.protocol))
-          route.announce(location.number);
+        if (isServed(route, served)) route.announce(location.number);
       }
       onPiece();
       onChange();
     }
+  }
+
+  /**
+   * Returns the protocols over which a parent serves pieces at its known addresses, or undefined if
+   * the transport chooses the protocol.
+   */
+  #servedProtocols(parent: Parent): readonly Protocol[] | undefined {
+    return this.#context.source.protocolsOf?.(addressOf(parent), false);
   }
 
   /** Resolves after a time in ms. Resolves earlier if the download ends or `early` aborts. */
@@ -346,6 +361,41 @@ export class ParentDiscovery {
 interface Answer extends DiscoveredTask {
   /** Lengths and digest as the parent reported them. */
   readonly outline: TaskOutline;
+}
+
+/**
+ * Returns the address of a parent for piece requests. If the request gives none, returns the
+ * address that the parent announced; undefined before that announcement.
+ */
+export function addressOf(parent: Parent): PeerAddress | undefined {
+  return parent.addresses ?? parent.addr ?? parent.announcedAddr;
+}
+
+/**
+ * Returns true if a parent that serves the protocols `served` serves the protocol of its route.
+ * True for a route whose protocol the transport chooses.
+ */
+function isServed({ protocol }: RouteState, served: readonly Protocol[] | undefined): boolean {
+  return protocol === undefined || served?.includes(protocol) === true;
+}
+
+/**
+ * Requires that a parent without a usable address has announced none that the transport refuses.
+ *
+ * @param excluded protocols that are not used at announced addresses
+ * @throws `ProtocolNotSupported` if the address for one of these protocols was announced
+ */
+function requireUsable(
+  { tcpAddr, quicAddr }: PieceLocation,
+  excluded: readonly ExcludedProtocol[],
+): void {
+  for (const { protocol, reason } of excluded) {
+    const addr = { quic: quicAddr, tcp: tcpAddr, grpc: undefined }[protocol];
+    if (addr === undefined) continue;
+    throw new VortexError("ProtocolNotSupported", `${protocol} at ${addr} is not used: ${reason}`, {
+      addr,
+    });
+  }
 }
 
 /** Resolves with true if the promise is fulfilled, with false if it is rejected. */

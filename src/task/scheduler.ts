@@ -428,15 +428,16 @@ export class Scheduler {
   }
 
   /**
-   * Returns the route of a parent that most likely answers a request, out of those in regular use.
-   * It has no stalled attempt, and has delivered bytes before, as far as there is such a route.
-   * Returns undefined if no route of the parent is in regular use.
+   * Returns the route of a parent that most likely answers a request for a piece, out of those in
+   * regular use. As far as there is such a route, it may have the piece, has no stalled attempt, and
+   * has delivered bytes before. Returns undefined if no route of the parent is in regular use.
    */
-  bestRouteOf(parent: string, now: number): RouteState | undefined {
+  bestRouteOf(parent: string, number: number, now: number): RouteState | undefined {
     const stalled = this.#stalledRoutes(now);
     const usable = this.routesOf(parent).filter(({ isUsable }) => isUsable);
-    const moving = usable.filter((route) => !stalled.has(route));
-    return moving.find(({ bytes }) => bytes > 0) ?? moving[0] ?? usable[0];
+    const having = usable.filter((route) => route.mayHave(number));
+    const moving = having.filter((route) => !stalled.has(route));
+    return moving.find(({ bytes }) => bytes > 0) ?? moving[0] ?? having[0] ?? usable[0];
   }
 
   /**

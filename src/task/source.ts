@@ -60,7 +60,7 @@ export interface TaskSource {
   readonly directory?: TaskDirectory | undefined;
   /**
    * Returns the address for `fetchPiece` that a parent announced in `location`, or undefined if it
-   * announced none.
+   * announced none that may be used.
    *
    * @param apiAddr address of the parent's Dragonfly gRPC API
    */
@@ -77,14 +77,15 @@ export interface TaskSource {
    * transport chooses the protocol of each piece.
    *
    * @param addr address of the parent; undefined if unknown
+   * @param announcing true to include protocols that the parent may still announce
    * @throws `InvalidArgument` if the address is invalid
    */
-  protocolsOf?(addr: PeerAddress | undefined): readonly Protocol[];
+  protocolsOf?(addr: PeerAddress | undefined, announcing: boolean): readonly Protocol[];
   /**
    * Returns the protocols that are not used with a parent, each with the reason. Absent: no
    * protocol is excluded.
    *
-   * @param addr address of the parent; undefined if unknown
+   * @param addr address of the parent; undefined if it is unknown, or announced but not usable
    */
   excluded?(addr: PeerAddress | undefined): readonly ExcludedProtocol[];
   /**

@@ -85,6 +85,7 @@ export class TransferStats {
   /** Records the protocols that are not used with a parent, each with the reason. */
   setExcludedProtocols(parent: string, protocols: readonly ExcludedProtocol[]): void {
     if (protocols.length > 0) this.#excluded.set(parent, protocols);
+    else this.#excluded.delete(parent);
   }
 
   /** Resets the counts of verified pieces and their bytes, since pieces will be fetched again. */

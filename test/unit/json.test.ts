@@ -191,6 +191,7 @@ describe("JSON", () => {
       {
         candidates: ["tcp"],
         excluded: [],
+        quicRestriction: undefined,
         downloader: (_protocol, own) => new TcpDownloader(async () => transport, own),
         ports: stockPorts,
         trust: "unnamed",

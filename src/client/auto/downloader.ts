@@ -1,6 +1,7 @@
 import { type Checks, integer, oneOf } from "../../arguments.ts";
 import { abortedError, untilAborted, VortexError } from "../../errors.ts";
 import type { Piece } from "../../piece.ts";
+import { formatAddress, parseAddress } from "../../transport/address.ts";
 import {
   addressesOf,
   nameOf,
@@ -41,12 +42,17 @@ export interface AutoOptions {
   /**
    * Peers that may be dialled over QUIC. Default `known`.
    *
-   * - `known`: no peer, unless `tls.fingerprints` or `tls.ca` is set. These options limit QUIC to
-   *   peers of this library.
+   * - `known`: peers of this library. If `tls.fingerprints` or `tls.ca` is set, these are all
+   *   peers. Otherwise these are the parents that announce their QUIC port to SyncPieces in a
+   *   response with the header `vortex-peer: 1`, on the host that responds.
    * - `any`: every peer.
    *
-   * A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC handshake fails. Handshakes from
-   * Node and Bun always fail there. Use `any` only in networks without such peers.
+   * A stock dfdaemon of version 1.1.0 to 1.4.8 exits when a QUIC handshake fails, is aborted or
+   * loses a race. Handshakes from Node and Bun always fail there. Use `any` only in networks
+   * without such peers.
+   *
+   * With protocol `quic`, the option applies to the ports that parents announce. An address that
+   * the caller names is always dialled.
    */
   readonly quicPeers?: "known" | "any" | undefined;
   /**
@@ -78,6 +84,11 @@ export interface AutoContext {
   readonly candidates: readonly Protocol[];
   /** Protocols that must not be used, whatever the peer, each with the reason. */
   readonly excluded: readonly ExcludedProtocol[];
+  /**
+   * Reason why QUIC is not used at an address that {@link AutoDownloader.permitQuic} has not
+   * permitted. Undefined if QUIC may be used with every peer.
+   */
+  readonly quicRestriction: ExcludedProtocol | undefined;
   /** Creates the downloader for one protocol. Called at the first use of the protocol. */
   readonly downloader: (protocol: Protocol, settings: DownloaderSettings) => ProtocolDownloader;
   /**
@@ -140,6 +151,11 @@ export class AutoDownloader {
    * of insertion.
    */
   readonly #reported = new Map<string, Set<Protocol>>();
+  /**
+   * Addresses at which QUIC may be used although {@link AutoContext.quicRestriction} is set, each
+   * with the end of the permission in ms of the clock. In order of insertion.
+   */
+  readonly #permitted = new Map<string, number>();
   #closed = false;
 
   constructor(context: AutoContext, settings: DownloaderSettings) {
@@ -163,7 +179,8 @@ export class AutoDownloader {
     for (let changes = 0; ; ) {
       if (signal?.aborted) throw abortedError(signal, `a request to ${peer.name}`);
       const selected = this.#selector.get(peer.key);
-      if (selected !== undefined) {
+      // The permission to use QUIC may have ended since the selection.
+      if (selected !== undefined && peer.candidates.includes(selected.protocol)) {
         try {
           return await this.#request(peer, selected, request);
         } catch (error) {
@@ -188,6 +205,14 @@ export class AutoDownloader {
    */
   async downloadOver(protocol: Protocol, request: PieceDownloadOptions): Promise<Piece> {
     const peer = this.#peerOf(request.addr);
+    const [exclusion] = peer.excluded.filter((one) => one.protocol === protocol);
+    if (exclusion !== undefined) {
+      throw new VortexError(
+        "ProtocolNotSupported",
+        `protocol for ${peer.name}: expected one in use, got ${protocol}; ${exclusion.reason}`,
+        { addr: peer.addresses[protocol] },
+      );
+    }
     const reasons = ["hybrid uses every protocol that answers", ...exclusionTexts(peer)];
     const selected = { protocol, reason: reasons.join("; ") };
     try {
@@ -205,11 +230,22 @@ export class AutoDownloader {
    * Returns the configured protocols that `addr` has an address for, in order of preference. If
    * `addr` is undefined, returns all configured protocols.
    *
+   * @param announcing true to include QUIC if {@link permitQuic} may permit it later, because the
+   * peer has not announced its QUIC port yet
    * @throws `InvalidArgument` if `addr` is malformed, or contains no address of a protocol that may
    * be used
    */
-  protocolsOf(addr: PeerAddress | undefined): readonly Protocol[] {
-    return addr === undefined ? this.#context.candidates : this.#peerOf(addr).candidates;
+  protocolsOf(addr: PeerAddress | undefined, announcing: boolean): readonly Protocol[] {
+    const { candidates, quicRestriction } = this.#context;
+    if (addr === undefined) {
+      return announcing || quicRestriction === undefined
+        ? candidates
+        : candidates.filter((protocol) => protocol !== quicRestriction.protocol);
+    }
+    const peer = this.#peerOf(addr);
+    return announcing
+      ? candidates.filter((protocol) => peer.addresses[protocol] !== undefined)
+      : peer.candidates;
   }
 
   /**
@@ -217,7 +253,30 @@ export class AutoDownloader {
    * reason. If `addr` is undefined, returns every protocol that may not be used.
    */
   excluded(addr: PeerAddress | undefined): readonly ExcludedProtocol[] {
-    return addr === undefined ? this.#context.excluded : this.#peerOf(addr).excluded;
+    const { excluded, quicRestriction } = this.#context;
+    if (addr !== undefined) return this.#peerOf(addr).excluded;
+    return quicRestriction === undefined ? excluded : [quicRestriction, ...excluded];
+  }
+
+  /**
+   * Permits QUIC at an address where a peer of this library serves it. The permission ends after
+   * {@link AutoOptions.expiry}, unless it is renewed here or by an answer over QUIC.
+   *
+   * @throws `InvalidArgument` if `addr` is malformed
+   */
+  permitQuic(addr: string): void {
+    if (this.#context.quicRestriction === undefined) return;
+    const key = formatAddress(parseAddress(addr));
+    this.#permitted.delete(key);
+    this.#permitted.set(key, this.#settings.runtime.clock.now() + this.#context.expiry);
+    const [oldest] = this.#permitted.keys();
+    if (this.#permitted.size > MAX_PEERS && oldest !== undefined) this.#permitted.delete(oldest);
+  }
+
+  /** Returns true if QUIC may be used at `addr`. */
+  #mayUseQuic(addr: string): boolean {
+    if (this.#context.quicRestriction === undefined) return true;
+    return (this.#permitted.get(addr) ?? 0) > this.#settings.runtime.clock.now();
   }
 
   /**
@@ -339,6 +398,7 @@ export class AutoDownloader {
         },
       });
       this.#recordLatency(peer, clock.now() - startedAt);
+      if (protocol === "quic") this.permitQuic(addr);
       return piece;
     } catch (error) {
       // Calls with invalid arguments reject without a call of `onTransferred`.
@@ -358,20 +418,28 @@ export class AutoDownloader {
   #peerOf(addr: PeerAddress): Peer {
     const addresses = addressesOf(addr, this.#context.ports);
     const name = typeof addr === "string" ? addr : nameOf(addresses);
-    const candidates = this.#context.candidates.filter(
-      (protocol) => addresses[protocol] !== undefined,
+    const { quicRestriction } = this.#context;
+    const restriction =
+      quicRestriction === undefined ||
+      addresses.quic === undefined ||
+      this.#mayUseQuic(addresses.quic)
+        ? undefined
+        : quicRestriction;
+    const allowed = this.#context.candidates.filter(
+      (protocol) => protocol !== restriction?.protocol,
     );
-    const excluded = this.#context.excluded.filter(
-      ({ protocol }) => addresses[protocol] !== undefined,
-    );
+    const candidates = allowed.filter((protocol) => addresses[protocol] !== undefined);
+    const excluded = [
+      ...(restriction === undefined ? [] : [restriction]),
+      ...this.#context.excluded.filter(({ protocol }) => addresses[protocol] !== undefined),
+    ];
     if (candidates.length === 0) {
       const reasons = exclusionTexts({ excluded })
         .map((text) => `; ${text}`)
         .join("");
       throw new VortexError(
         "InvalidArgument",
-        `address of ${name}: expected one for ${this.#context.candidates.join(" or ")}, ` +
-          `got none${reasons}`,
+        `address of ${name}: expected one for ${allowed.join(" or ")}, ` + `got none${reasons}`,
       );
     }
     return { addresses, name, candidates, excluded, key: keyOf(addresses) };

@@ -6,6 +6,7 @@ import type { Piece, PieceKind } from "../../piece.ts";
 import type { Operation } from "../../telemetry.ts";
 import { type Address, formatAddress } from "../../transport/address.ts";
 import type { GrpcBinding, GrpcCallBounds, GrpcConnection } from "../../transport/grpc.ts";
+import { isMarked } from "../../transport/peer-marker.ts";
 import type { PieceClient } from "../call/pooled-downloader.ts";
 import type { CallScope } from "../call/scope.ts";
 import type { DownloaderSettings, PieceRequest } from "../downloader.ts";
@@ -153,18 +154,26 @@ export class GrpcClient implements PieceClient {
     const { contentLength, pieceLength } = request;
     const { maxPieceLength } = this.#settings;
     const layout = new PieceLayout({ addr, maxPieceLength, contentLength, pieceLength, numbers });
+    const response = { marked: false };
+    const onHeader = (headers: Headers): void => {
+      response.marked = isMarked(headers);
+    };
     const answers = this.#stream(
       scope,
       operation,
       METADATA_BOUNDS,
       pieceTimeout,
-      (client, connectOptions) => syncCall(client, request, connectOptions),
+      (client, connectOptions) => syncCall(client, request, { ...connectOptions, onHeader }),
     );
     const first = await answers.next();
     return (async function* (): AsyncGenerator<AnnouncedPiece, void, void> {
       try {
         for (let next = first; !next.done; next = await answers.next()) {
-          yield { ...layout.accept(next.value), ...announcedAddresses(next.value, remote) };
+          yield {
+            ...layout.accept(next.value),
+            ...announcedAddresses(next.value, remote),
+            ...(response.marked && { vortexPeer: true as const }),
+          };
         }
         scope.finish();
       } catch (error) {

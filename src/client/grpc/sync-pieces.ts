@@ -40,6 +40,11 @@ export interface AnnouncedPiece extends PieceExtent {
    * address. Not verified: the peer can announce the address of any host.
    */
   readonly quicAddr?: string;
+  /**
+   * True if the response has the header `vortex-peer: 1`, which the servers of this library send.
+   * Absent otherwise. Not authenticated.
+   */
+  readonly vortexPeer?: true;
 }
 
 /**

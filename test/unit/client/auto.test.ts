@@ -9,7 +9,7 @@ import type { Piece } from "../../../src/piece.ts";
 import type { Clock } from "../../../src/runtime.ts";
 import { VortexServer } from "../../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
-import type { TaskDirectory } from "../../../src/task/discovery.ts";
+import type { PieceLocation, TaskDirectory } from "../../../src/task/discovery.ts";
 import type { OperationStart, Telemetry } from "../../../src/telemetry.ts";
 import { type Address, formatAddress } from "../../../src/transport/address.ts";
 import { MemoryTransport } from "../../../src/transport/memory.ts";
@@ -432,6 +432,107 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
     await downloader.close();
   });
 
+  const restricted = { auto: { quicPeers: "known" } } as const;
+  const announced = { quicAddr: "peer.example:4006", tcpAddr: "peer.example:4005" };
+  const apiAddr = "peer.example:4000";
+
+  for (const protocol of ["auto", "hybrid"] as const) {
+    it(`${protocol} dials an announced QUIC port of a parent that shows the marker`, async () => {
+      const options = { ...restricted, protocol };
+      for (const parent of [{ apiAddr }, { apiAddr, addr: announcedAddresses }]) {
+        const { downloader, network, clock } = await peer(
+          { grpc: "RemoteUnimplemented" },
+          options,
+          announcing({ ...announced, vortexPeer: true }),
+        );
+        const request = { taskId: piecesId, hostId: "me", parents: [parent] };
+        const stream = downloader.streamTask(request);
+        const bytes = stream.bytes();
+        await clock.advanceUntil(bytes, 60_000, 100);
+        assert.deepEqual(await bytes, content);
+        assert.ok(network.dials.includes("quic"), JSON.stringify(parent));
+        assert.equal((await stream.report).parents[0]?.excluded, undefined);
+        await downloader.close();
+      }
+    });
+
+    it(`${protocol} dials no announced QUIC port without the marker, or of another host`, async () => {
+      for (const [location, api] of [
+        [announced, apiAddr],
+        [{ ...announced, vortexPeer: false }, apiAddr],
+        [{ ...announced, vortexPeer: true }, "api.example:4000"],
+      ] as const) {
+        const { downloader, network, clock } = await peer(
+          {},
+          { ...restricted, protocol },
+          announcing(location),
+        );
+        const request = { taskId: piecesId, hostId: "me", parents: [{ apiAddr: api }] };
+        const stream = downloader.streamTask(request);
+        const bytes = stream.bytes();
+        await clock.advanceUntil(bytes, 60_000, 100);
+        assert.deepEqual(await bytes, content);
+        assert.ok(!network.dials.includes("quic"), JSON.stringify([location, api]));
+        const [quic] = (await stream.report).parents[0]?.excluded ?? [];
+        assert.equal(quic?.protocol, "quic");
+        assert.match(quic?.reason ?? "", /may be a stock dfdaemon/);
+        await downloader.close();
+      }
+    });
+  }
+
+  it("quic dials an announced port only with the marker, with trust or with quicPeers any", async () => {
+    for (const [location, options, dials] of [
+      [{ ...announced, vortexPeer: true }, {}, true],
+      [announced, { tls: { fingerprints: ["00".repeat(32)] } }, true],
+      [announced, { auto: { quicPeers: "any" } }, true],
+      [announced, { tls: { verify: false } }, false],
+    ] as const) {
+      const { downloader, network, clock } = await peer(
+        {},
+        { ...restricted, ...options, protocol: "quic" },
+        announcing(location),
+      );
+      const request = { taskId: piecesId, hostId: "me", parents: [{ apiAddr }], patience: 0 };
+      const bytes = downloader.streamTask(request).bytes();
+      await clock.advanceUntil(bytes, 60_000, 100);
+      if (dials) {
+        assert.deepEqual(await bytes, content);
+      } else {
+        const { message } = await assertRejects(bytes, "ProtocolNotSupported");
+        assert.match(message, /quic at peer\.example:4006 is not used: .*quicPeers/);
+      }
+      assert.equal(network.dials.includes("quic"), dials, JSON.stringify([location, options]));
+      await downloader.close();
+    }
+  });
+
+  it("quic dials an address that the caller names", async () => {
+    const { downloader, network } = await peer({}, { ...restricted, protocol: "quic" });
+    const request = { addr: { quic: addr }, hostId: "me", taskId, number: 0 };
+    await assertPiece(await downloader.downloadPiece(request));
+    assert.deepEqual(network.dials, ["quic"]);
+    await downloader.close();
+  });
+
+  it("the permission to use QUIC ends after the lifetime of a selection", async () => {
+    const { downloader, network, clock } = await peer(
+      { grpc: "RemoteUnimplemented" },
+      { auto: { quicPeers: "known", expiry: 1000 } },
+      announcing({ ...announced, vortexPeer: true }),
+    );
+    const request = { taskId: piecesId, hostId: "me", parents: [{ apiAddr }] };
+    const bytes = downloader.streamTask(request).bytes();
+    await clock.advanceUntil(bytes, 60_000, 100);
+    await bytes;
+    assert.deepEqual([...new Set(network.dials)], ["quic"]);
+    await clock.advance(1001);
+    const piece = { addr: announcedAddresses, hostId: "me", taskId, number: 0 };
+    await assertPiece(await downloader.downloadPiece(piece));
+    assert.deepEqual([...new Set(network.dials)], ["quic", "tcp"]);
+    await downloader.close();
+  });
+
   it("rejects unknown values of quicPeers", async () => {
     const auto = { quicPeers: "all" as "any" };
     const { message } = await assertRejects(peer({}, { auto }), "InvalidArgument");
@@ -526,16 +627,20 @@ describe("addresses of a peer", () => {
   });
 });
 
-/** Directory of a peer that has all pieces, and serves them at other addresses. */
-const directory: TaskDirectory = {
-  stat: async () => ({ ...plan, pieceCount: plan.contentLength / pieceLength }),
-  async *sync(_addr, _taskId, { numbers }) {
-    for (const number of numbers) {
-      const place = { number, offset: number * pieceLength, length: pieceLength };
-      yield { ...place, quicAddr: "peer.example:4006", tcpAddr: "peer.example:4005" };
-    }
-  },
-};
+const announcedAddresses = { quic: "peer.example:4006", tcp: "peer.example:4005" };
+
+/** Returns the directory of a peer that has all pieces, and announces them at other addresses. */
+function announcing(at: Omit<PieceLocation, "number" | "offset" | "length">): TaskDirectory {
+  return {
+    stat: async () => ({ ...plan, pieceCount: plan.contentLength / pieceLength }),
+    async *sync(_addr, _taskId, { numbers }) {
+      for (const number of numbers)
+        yield { number, offset: number * pieceLength, length: pieceLength, ...at };
+    },
+  };
+}
+
+const directory = announcing({ quicAddr: "peer.example:4006", tcpAddr: "peer.example:4005" });
 
 /** Behaviour of a protocol. `mute`: dials succeed, but requests are never answered. */
 type Condition = "works" | "silent" | "mute" | ErrorCode;

@@ -58,6 +58,7 @@ function discovering(directory: TaskDirectory) {
       seen.useless++;
       route.exclude("banned", clock.now());
     },
+    onAddress: () => {},
     onRestored: () => {},
     patience: 60_000,
   });

@@ -522,7 +522,7 @@ describe("the best route of a parent", () => {
     const [quic, tcp] = (["quic", "tcp"] as const).map((protocol) =>
       scheduler.addRoute({ parent: "p", protocol }, false),
     );
-    const best = (now: number): unknown => scheduler.bestRouteOf("p", now)?.protocol;
+    const best = (now: number): unknown => scheduler.bestRouteOf("p", 0, now)?.protocol;
     assert.equal(best(0), "quic");
     const { starts } = step(scheduler, 0);
     const overTcp = starts.find(({ protocol }) => protocol === "tcp");
@@ -532,7 +532,7 @@ describe("the best route of a parent", () => {
     quic.exclude("useless", 6000);
     tcp.exclude("banned", 6000);
     assert.equal(best(6000), undefined);
-    assert.equal(scheduler.bestRouteOf("unknown", 0), undefined);
+    assert.equal(scheduler.bestRouteOf("unknown", 0, 0), undefined);
   });
 });
 
