@@ -829,6 +829,17 @@ export class Download {
   }
 
   /**
+   * Returns the address at which pieces are requested from a parent, or the name of the parent if
+   * the transport chooses the address.
+   */
+  #dialledAddress(name: string, protocol: Protocol | undefined): string {
+    const parent = this.#parents.get(name);
+    const address = parent && addressOf(parent);
+    if (typeof address === "string") return address;
+    return (protocol && address?.[protocol]) ?? name;
+  }
+
+  /**
    * Requests a piece that is already in the sink from a parent, to compare the announced digest.
    * The maximum silence of the parent is the stall timeout.
    *
@@ -867,7 +878,7 @@ export class Download {
     { id, number, routeId, parent, protocol }: Attempt,
     error: unknown,
   ): void {
-    const failure = withAddress(error, parent);
+    const failure = withAddress(error, this.#dialledAddress(parent, protocol));
     const decision = retryDecision(failure);
     if (decision === "fatal") {
       this.end(failure);

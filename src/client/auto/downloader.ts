@@ -417,7 +417,6 @@ export class AutoDownloader {
 
   #peerOf(addr: PeerAddress): Peer {
     const addresses = addressesOf(addr, this.#context.ports);
-    const name = typeof addr === "string" ? addr : nameOf(addresses);
     const { quicRestriction } = this.#context;
     const restriction =
       quicRestriction === undefined ||
@@ -429,6 +428,10 @@ export class AutoDownloader {
       (protocol) => protocol !== restriction?.protocol,
     );
     const candidates = allowed.filter((protocol) => addresses[protocol] !== undefined);
+    const [first] = candidates;
+    // Errors name an address that is dialled, even if the peer has others.
+    const name =
+      typeof addr === "string" ? addr : ((first && addresses[first]) ?? nameOf(addresses));
     const excluded = [
       ...(restriction === undefined ? [] : [restriction]),
       ...this.#context.excluded.filter(({ protocol }) => addresses[protocol] !== undefined),

@@ -146,7 +146,7 @@ function allFailed(addr: string, failures: readonly Failure[]): VortexError {
       failures.map(({ error }) => error),
       message,
     ),
-    addr,
+    addr: mostSpecific?.error.addr ?? addr,
   });
 }
 

@@ -533,6 +533,33 @@ describe("auto and hybrid with a peer that may be a stock dfdaemon", () => {
     await downloader.close();
   });
 
+  it("errors of piece requests name the dialled address, not that of the API", async () => {
+    for (const protocol of ["tcp", "auto", "hybrid"] as const) {
+      const { downloader, clock } = await peer(
+        { tcp: "ConnectionRefused", grpc: "RemoteUnimplemented" },
+        { ...restricted, protocol },
+        announcing(announced),
+      );
+      const addrs = new Set<string | undefined>();
+      const stream = downloader.streamTask({
+        taskId: piecesId,
+        hostId: "me",
+        parents: [{ apiAddr: "api.example:4000" }],
+        patience: 0,
+        onEvent: (event) => {
+          if (event.type === "piece-failed" && event.error.code === "ConnectionRefused")
+            addrs.add(event.error.addr);
+        },
+      });
+      const bytes = stream.bytes();
+      bytes.catch(() => {});
+      await clock.advanceUntil(bytes, 60_000, 100);
+      await assert.rejects(bytes);
+      assert.deepEqual([...addrs], ["peer.example:4005"], protocol);
+      await downloader.close();
+    }
+  });
+
   it("rejects unknown values of quicPeers", async () => {
     const auto = { quicPeers: "all" as "any" };
     const { message } = await assertRejects(peer({}, { auto }), "InvalidArgument");
