@@ -189,7 +189,8 @@ export function requireInteger(name: string, value: unknown, min: number, max: n
 export function toInteger(name: string, value: unknown, min: number, max: number): number {
   if (typeof value === "bigint" && value >= min && value <= max) return Number(value);
   requireInteger(name, value, min, max);
-  return value as number;
+  // The sum converts -0 to 0.
+  return (value as number) + 0;
 }
 
 /** Creates the error for an invalid value. */
@@ -218,7 +219,8 @@ function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-function hasMethods(value: unknown, methods: readonly string[]): value is object {
+/** Returns true if `value` is an object or a function with these methods. */
+export function hasMethods(value: unknown, methods: readonly string[]): value is object {
   return (
     ((typeof value === "object" && value !== null) || typeof value === "function") &&
     methods.every((method) => typeof Reflect.get(value, method) === "function")

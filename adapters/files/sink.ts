@@ -1,7 +1,7 @@
 import { type FileHandle, open, rename, stat, unlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { invalid, text } from "../../src/arguments.ts";
+import { invalid, show, text } from "../../src/arguments.ts";
 import { VortexError } from "../../src/errors.ts";
 import type { SinkLayout, SinkPiece, SinkSession, TaskSink } from "../../src/task/sink.ts";
 import { descriptorOf } from "./descriptor.ts";
@@ -55,15 +55,27 @@ import { codeOf, storageError } from "./storage-error.ts";
  * await downloader.close();
  * ```
  *
- * @throws `InvalidArgument` if `path` is neither non-empty text nor a `file:` URL
+ * @throws `InvalidArgument` if `path` is neither non-empty text nor a `file:` URL of a path on this
+ * host
  */
 export function fileSink(path: string | URL): TaskSink {
-  if (path instanceof URL) {
-    if (path.protocol !== "file:") throw invalid("path", "a path or a file: URL", path.href);
-    return fileSinkWith(fileURLToPath(path), {});
+  return fileSinkWith(pathOf(path), {});
+}
+
+/** Returns a path, or the path of a `file:` URL. */
+function pathOf(path: string | URL): string {
+  if (!(path instanceof URL)) {
+    text("path", path);
+    return path;
   }
-  text("path", path);
-  return fileSinkWith(path, {});
+  if (path.protocol !== "file:") throw invalid("path", "a path or a file: URL", path.href);
+  try {
+    return fileURLToPath(path);
+  } catch (error) {
+    // The URL names another host, or an encoded slash.
+    const message = `path: expected a file: URL of a path on this host, got ${show(path.href)}`;
+    throw new VortexError("InvalidArgument", message, { cause: error });
+  }
 }
 
 /** Creates a {@link fileSink} with these settings for its lock; for tests. */

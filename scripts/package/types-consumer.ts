@@ -67,6 +67,19 @@ export function giveShared(store: root.MemoryPieceStore): void {
   store.putTask("ab".repeat(32), new Uint8Array(new SharedArrayBuffer(1024)));
 }
 
+export function giveStreams(downloader: root.Downloader): void {
+  const streams = [
+    new WritableStream<Uint8Array>(),
+    new WritableStream<Uint8Array<ArrayBuffer>>(),
+    new TransformStream<Uint8Array, Uint8Array>().writable,
+    new CompressionStream("gzip").writable,
+  ];
+  for (const to of streams)
+    void downloader.downloadTask({ taskId: "ab".repeat(32), parents: ["10.0.0.7:4005"], to });
+  const to = new CompressionStream("gzip").writable;
+  void downloader.downloadTask({ taskId: "ab".repeat(32), parents: ["10.0.0.7:4005"], to });
+}
+
 async function useStream(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<void> {
   const [first, second] = stream.tee();
   await new Response(first).arrayBuffer();

@@ -1,4 +1,4 @@
-import { invalid } from "../arguments.ts";
+import { hasMethods, invalid } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import type { TaskSink } from "./sink.ts";
 import type { TaskDownloadOptions } from "./task.ts";
@@ -7,19 +7,30 @@ import { writableSink } from "./writable-sink.ts";
 /** Creates a sink that writes to the file at a path or `file:` URL. */
 export type OpenFileSink = (path: string | URL) => TaskSink;
 
+/** Destination of one download. */
+export interface Destination {
+  /** Sink that writes to the destination. */
+  readonly sink: TaskSink;
+  /**
+   * Reports that the download failed. A download that fails before it opens the sink reports it in
+   * no other way.
+   */
+  fail(error: unknown): void;
+}
+
 /**
- * Returns the sink for the option `to` of a download.
+ * Returns the destination for the option `to` of a download.
  *
  * @param fileSink creates the sink of a file; undefined if the runtime has no files
  * @throws `InvalidArgument` if `to` is none of the allowed values
  * @throws `Unavailable` if `to` is a path and the runtime has no files
  */
-export function sinkOf(
+export function destinationOf(
   to: TaskDownloadOptions["to"],
   fileSink: OpenFileSink | undefined,
-): TaskSink {
+): Destination {
   if (typeof to === "string" || to instanceof URL) {
-    if (fileSink !== undefined) return fileSink(to);
+    if (fileSink !== undefined) return { sink: fileSink(to), fail() {} };
     const message = `to: cannot write file ${to}: this runtime has no files; pass a WritableStream or a sink`;
     throw new VortexError("Unavailable", message);
   }
@@ -27,7 +38,26 @@ export function sinkOf(
   if (typeof value === "object" && value !== null) {
     // Not instanceof: streams of another realm or a polyfill work too.
     if ("getWriter" in to) return writableSink(to);
-    if ("open" in to && typeof to.open === "function") return to;
+    // A file stream of Node has a method `open` too.
+    if (hasMethods(value as unknown, ["pipe", "write"]))
+      throw new VortexError(
+        "InvalidArgument",
+        "to: expected a path, a WritableStream or a sink, got a Node.js stream; pass Writable.toWeb(stream)",
+      );
+    if ("open" in to && typeof to.open === "function") return { sink: to, fail() {} };
   }
   throw invalid("to", "a path, a WritableStream or a sink", value);
+}
+
+/**
+ * Aborts the stream in the option `to` of a download that could not be started, so that its reader
+ * does not wait. Does nothing if `to` is anything else, or a locked stream.
+ */
+export function abortUnopened(options: unknown, error: unknown): void {
+  try {
+    const { to } = options as Partial<TaskDownloadOptions>;
+    if (typeof to === "object" && "getWriter" in to && !to.locked) to.abort(error).catch(() => {});
+  } catch {
+    // The options are not an object, or a getter throws: there is no stream to abort.
+  }
 }

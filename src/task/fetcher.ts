@@ -1,7 +1,12 @@
 import { requireOptions } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import { RateLimiter } from "../rate-limiter.ts";
-import { type OpenFileSink, sinkOf } from "./destination.ts";
+import {
+  abortUnopened,
+  type Destination,
+  destinationOf,
+  type OpenFileSink,
+} from "./destination.ts";
 import { Download, type DownloadOptions } from "./download.ts";
 import { ParentSlots } from "./slots.ts";
 import type { SharedLimits, TaskSettings, TaskSource } from "./source.ts";
@@ -52,16 +57,21 @@ export class TaskFetcher {
    * option is invalid, and with `Closed` if this fetcher is closed.
    */
   downloadTask(options: TaskDownloadOptions): TaskDownload {
+    let destination: Destination | undefined;
     try {
       requireOptions("downloadTask", options, taskDownloadChecks);
-      const to = sinkOf(options.to, this.#fileSink);
-      const download = this.#start({ ...options, to });
+      const to = destinationOf(options.to, this.#fileSink);
+      destination = to;
+      const download = this.#start({ ...options, to: to.sink });
+      download.done.catch((error: unknown) => to.fail(error));
       // A derived promise: the original one never raises an unhandled rejection.
       return handleOf(
         download.done.then((report) => report),
         download,
       );
     } catch (error) {
+      if (destination === undefined) abortUnopened(options, error);
+      else destination.fail(error);
       return handleOf(Promise.reject(error), NEVER_STARTED);
     }
   }

@@ -135,10 +135,12 @@ export interface TaskDownloadOptions extends TaskStreamOptions {
    * - A path or `file:` URL: the file, written as by `fileSink(path)`. Edge workers have no files:
    *   `Unavailable`.
    * - A `WritableStream`: receives the content in order, and is closed after its last byte. It is
-   *   aborted if the download fails. Must not be locked.
+   *   aborted if the download fails, also if the download could not be started. It must not be
+   *   locked; the download locks it at once. For a stream of `node:stream`, pass
+   *   `Writable.toWeb(stream)`.
    * - A {@link TaskSink}: `memorySink()`, `fileSink(path)` or a custom sink.
    */
-  readonly to: string | URL | WritableStream<Uint8Array> | TaskSink;
+  readonly to: string | URL | WritableStream<Uint8Array<ArrayBuffer>> | TaskSink;
 }
 
 /**
@@ -472,6 +474,6 @@ export const taskStreamChecks: Checks<TaskStreamOptions> = {
 /** Check of each field of {@link TaskDownloadOptions}; a failed one throws `InvalidArgument`. */
 export const taskDownloadChecks: Checks<TaskDownloadOptions> = {
   ...taskStreamChecks,
-  // Accepts anything: `sinkOf` tells the kinds of destinations apart, and rejects other values.
+  // Accepts anything: `destinationOf` tells the kinds of destinations apart, and rejects other values.
   to: () => {},
 };

@@ -1,14 +1,17 @@
 import { untilAborted, VortexError } from "../errors.ts";
-import type { SinkLayout, SinkOpenOptions, SinkSession, TaskSink } from "./sink.ts";
+import type { Destination } from "./destination.ts";
+import type { SinkLayout, SinkOpenOptions, SinkSession } from "./sink.ts";
 import { StreamSink } from "./stream-sink.ts";
 
 /**
- * Creates a sink that writes the content in order to a stream. Closes the stream after the last
- * byte, and aborts it if the download fails. The memory use is that of a {@link StreamSink}.
+ * Creates a destination that writes the content in order to a stream. Closes the stream after the
+ * last byte, and aborts it if the download fails. The memory use is that of a {@link StreamSink}.
+ *
+ * Locks the stream at once, so that no other writer can lock it before the sink is opened.
  *
  * @throws `InvalidArgument` if the stream is locked
  */
-export function writableSink(stream: WritableStream<Uint8Array>): TaskSink {
+export function writableSink(stream: WritableStream<Uint8Array<ArrayBuffer>>): Destination {
   if (stream.locked) {
     throw new VortexError(
       "InvalidArgument",
@@ -16,16 +19,24 @@ export function writableSink(stream: WritableStream<Uint8Array>): TaskSink {
     );
   }
   const source = new StreamSink();
-  return {
+  const written = source.content.pipeTo(stream);
+  /** Error of the stream before the sink was opened. */
+  let early: VortexError | undefined;
+  let report = (error: unknown): void => {
+    early ??= storageFailure(error);
+  };
+  // A stream that cannot be piped to, such as one of another implementation, does not cancel the
+  // source.
+  written.catch((error: unknown) => report(error));
+  const sink = {
     async open(layout: SinkLayout, options: SinkOpenOptions): Promise<SinkSession> {
+      if (early !== undefined) throw early;
+      // Only the stream reads from the source, so a failure of the source is one of the stream.
+      report = (error) => options.onFailure(storageFailure(error));
       const session = await source.open(layout, {
         ...options,
-        // Only the stream reads from the source, so a failure of the source is one of the stream.
-        onFailure: (error) => options.onFailure(storageFailure(error)),
+        onFailure: (error) => report(error),
       });
-      const written = source.content.pipeTo(stream);
-      // The download reports the error: a failure of the stream cancels the source.
-      written.catch(() => {});
       const release = session.finish.bind(session);
       return Object.assign(session, {
         finish: async ({ signal }: { readonly signal: AbortSignal }): Promise<void> => {
@@ -40,6 +51,7 @@ export function writableSink(stream: WritableStream<Uint8Array>): TaskSink {
       });
     },
   };
+  return { sink, fail: (error) => source.fail(error) };
 }
 
 /** Returns the error of a download whose stream failed or was closed. */

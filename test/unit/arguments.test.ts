@@ -554,6 +554,7 @@ describe("integers", () => {
       assertThrows(() => requireInteger("x", value, 0, 5), "InvalidArgument");
     assert.equal(toInteger("x", 5n, 0, 5), 5);
     assert.equal(toInteger("x", 5, 0, 5), 5);
+    assert.ok(Object.is(toInteger("x", -0, 0, 5), 0));
     for (const value of [6n, -1n, "5", 2n ** 70n])
       assertThrows(() => toInteger("x", value, 0, 5), "InvalidArgument");
     assert.equal(toInteger("x", 2n ** 53n - 1n, 0, Number.MAX_SAFE_INTEGER), 2 ** 53 - 1);

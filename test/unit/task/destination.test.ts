@@ -1,16 +1,30 @@
 import assert from "node:assert/strict";
+import { createWriteStream } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { PassThrough, Writable } from "node:stream";
 import { describe, it } from "node:test";
 import { pathToFileURL } from "node:url";
 import { fileSink } from "../../../adapters/files/sink.ts";
+import { VortexError } from "../../../src/errors.ts";
+import type { TaskDirectory } from "../../../src/task/discovery.ts";
 import { TaskFetcher } from "../../../src/task/fetcher.ts";
 import { memorySink } from "../../../src/task/memory-sink.ts";
-import type { TaskStreamOptions } from "../../../src/task/task.ts";
-import { assertRejects } from "../../support/failures.ts";
+import type {
+  TaskDownload,
+  TaskDownloadOptions,
+  TaskStreamOptions,
+} from "../../../src/task/task.ts";
+import { assertRejects, assertThrows, rejectionOf } from "../../support/failures.ts";
 import { fakeRuntime, settle } from "../../support/fake-clock.ts";
 import { inTempDir } from "../../support/samples.ts";
-import { FakeParents, fetcherOf, honest, taskSettings } from "../../support/task-parents.ts";
+import {
+  FakeParents,
+  fetcherOf,
+  honest,
+  taskId,
+  taskSettings,
+} from "../../support/task-parents.ts";
 
 const PIECE = 1000;
 const content = Uint8Array.from({ length: 5500 }, (_, at) => (at * 31) & 0xff);
@@ -87,6 +101,100 @@ describe("destination of a download", () => {
     await assertRejects(download, "Aborted");
   });
 
+  it("a download that fails before it opens its sink aborts the stream with its error", async () => {
+    const directory: TaskDirectory = {
+      stat: () => Promise.reject(new VortexError("NotFound", "no such task")),
+      async *sync() {},
+    };
+    const cases: Record<
+      string,
+      (to: WritableStream<Uint8Array<ArrayBuffer>>) => Promise<unknown> | TaskDownload
+    > = {
+      "an unknown option": (to) => {
+        const { fetcher, request } = fetching();
+        return fetcher.downloadTask({ ...request, to, retries: 3 } as TaskDownloadOptions);
+      },
+      "an option out of range": (to) => {
+        const { fetcher, request } = fetching();
+        return fetcher.downloadTask({ ...request, to, range: { start: 9_999 } });
+      },
+      "a closed fetcher": async (to) => {
+        const { fetcher, request } = fetching();
+        await fetcher.close();
+        await fetcher.downloadTask({ ...request, to });
+      },
+      "an aborted signal": (to) => {
+        const { fetcher, request } = fetching();
+        return fetcher.downloadTask({ ...request, to, signal: AbortSignal.abort() });
+      },
+      "a piece above maxPieceLength": (to) => {
+        const parents = new FakeParents(content, PIECE, { "a:1": honest() });
+        const settings = taskSettings({ maxPieceLength: PIECE - 1 }, fakeRuntime());
+        const { fetcher, request } = fetcherOf(parents, ["a:1"], settings);
+        return fetcher.downloadTask({ ...request, to });
+      },
+      "unreachable parents": async (to) => {
+        const runtime = fakeRuntime();
+        const parents = new FakeParents(content, PIECE, {}, { directory });
+        const fetcher = new TaskFetcher(parents, taskSettings({ patience: 0 }, runtime));
+        const download = fetcher.downloadTask({ taskId, parents: [{ apiAddr: "a:4000" }], to });
+        await runtime.clock.advanceUntil(download, 3_600_000);
+        await download;
+      },
+    };
+    for (const [what, download] of Object.entries(cases)) {
+      const { readable, writable } = new TransformStream<Uint8Array<ArrayBuffer>>();
+      const reading = rejectionOf(new Response(readable).arrayBuffer());
+      const error = await rejectionOf(Promise.resolve(download(writable)));
+      assert.equal(await reading, error, what);
+    }
+  });
+
+  it("a download locks its stream at once, so that nothing else can lock it", async () => {
+    const { fetcher, request } = fetching();
+    const { stream } = collector();
+    const download = fetcher.downloadTask({ ...request, to: stream });
+    assert.throws(() => stream.getWriter(), TypeError);
+    assert.equal((await download).bytes, content.length);
+    assert.equal(stream.locked, false);
+  });
+
+  it("a stream that cannot be piped to, has failed or is closed fails the download", async () => {
+    const broken = new Error("broken");
+    const failed = new WritableStream<Uint8Array<ArrayBuffer>>({
+      start: (controller) => controller.error(broken),
+    });
+    const closed = new WritableStream<Uint8Array<ArrayBuffer>>();
+    await closed.close();
+    const foreign = { locked: false, getWriter() {} } as never;
+    for (const to of [failed, closed, foreign]) {
+      // More than the sink accepts ahead of its reader.
+      const parents = new FakeParents(new Uint8Array(40 << 20), 4 << 20, {
+        "a:1": honest(1 << 20),
+      });
+      const { fetcher, request } = fetcherOf(parents, ["a:1"], taskSettings({}, fakeRuntime()));
+      await assertRejects(fetcher.downloadTask({ ...request, to }), "StorageFailed");
+    }
+  });
+
+  it("a Node.js stream is rejected with the name of the function that converts it", async () => {
+    const { fetcher, request } = fetching();
+    await inTempDir(async (dir) => {
+      const file = createWriteStream(join(dir, "file"));
+      for (const stream of [new PassThrough(), file]) {
+        const to = stream as never;
+        const error = await assertRejects(
+          fetcher.downloadTask({ ...request, to }),
+          "InvalidArgument",
+        );
+        assert.match(error.message, /Writable\.toWeb/);
+      }
+      const to = Writable.toWeb(file) as WritableStream<Uint8Array<ArrayBuffer>>;
+      await fetcher.downloadTask({ ...request, to });
+      assert.equal(Buffer.compare(await readFile(join(dir, "file")), content), 0);
+    });
+  });
+
   it("a locked stream, and values of other types, are rejected as InvalidArgument", async () => {
     const { fetcher, request } = fetching();
     const { stream } = collector();
@@ -111,8 +219,11 @@ describe("destination of a download", () => {
         await fetcher.downloadTask({ ...request, to });
         assert.equal(Buffer.compare(await readFile(to), content), 0);
       }
-      const to = new URL("https://example.com/file");
-      await assertRejects(fetcher.downloadTask({ ...request, to }), "InvalidArgument");
+      for (const url of ["https://example.com/file", "file://host.invalid/x", "file:///a%2Fb"]) {
+        const to = new URL(url);
+        await assertRejects(fetcher.downloadTask({ ...request, to }), "InvalidArgument");
+        assertThrows(() => fileSink(to), "InvalidArgument");
+      }
     }));
 });
 
