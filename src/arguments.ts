@@ -195,8 +195,7 @@ export function toInteger(name: string, value: unknown, min: number, max: number
 
 /** Creates the error for an invalid value. */
 export function invalid(name: string, expected: string, value: unknown): VortexError {
-  const shown = typeof value === "bigint" ? `${value}n` : show(value);
-  return new VortexError("InvalidArgument", `${name}: expected ${expected}, got ${shown}`);
+  return new VortexError("InvalidArgument", `${name}: expected ${expected}, got ${show(value)}`);
 }
 
 /** Formats a value for an error message. Shortens it to 80 characters. */
@@ -210,8 +209,11 @@ function shape(value: object): string {
 }
 
 function literal(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
+  // Only the shown part is converted, since a huge value would take seconds.
+  if (typeof value === "string") return JSON.stringify(value.slice(0, 81));
   if (typeof value === "function") return "a function";
+  if (typeof value === "bigint")
+    return BigInt.asIntN(256, value) === value ? `${value}n` : "a bigint of over 256 bits";
   return String(value);
 }
 

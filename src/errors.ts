@@ -225,15 +225,15 @@ export class VortexError extends Error {
 
   /**
    * Converts any thrown value to a {@link VortexError}. Returns `error` unchanged if it is a
-   * `VortexError`. Otherwise creates an error with `code`, whose cause is `error`.
+   * `VortexError`. Otherwise creates an error with `code`, whose cause is `error`. Never throws.
    *
    * @param code code of a new error
    * @param message text that precedes the message of `error` in a new error. Default: none
    * @param addr address of the peer for a new error. Default: none
    */
   static from(error: unknown, code: ErrorCode, message?: string, addr?: string): VortexError {
-    if (error instanceof VortexError) return error;
-    const detail = error instanceof Error ? error.message : String(error);
+    if (isVortexError(error)) return error;
+    const detail = textOf(error);
     return new VortexError(code, message === undefined ? detail : `${message}: ${detail}`, {
       cause: error,
       ...(addr !== undefined && { addr }),
@@ -242,11 +242,16 @@ export class VortexError extends Error {
 
   /**
    * Returns a plain object for `JSON.stringify`, with the causes. Never throws. Omits `addr`,
-   * `origin` and `cause` if they are undefined. Describes at most eight levels of causes, and 1,000
-   * objects in total; replaces the others, and cycles, by a text.
+   * `origin` and `cause` if they are undefined. Describes at most eight levels of causes, 1,000
+   * objects, 10,000 values and 1,048,576 characters in total; replaces the others, and cycles, by a
+   * text. Of an `ArrayBufferView`, only the length is described.
    */
   toJSON(): VortexErrorJson {
-    return plainError(this, [], { left: MAX_JSON_OBJECTS }) as unknown as VortexErrorJson;
+    return plainError(this, [], {
+      objects: MAX_JSON_OBJECTS,
+      values: MAX_JSON_VALUES,
+      text: MAX_JSON_TEXT,
+    }) as unknown as VortexErrorJson;
   }
 }
 
@@ -277,21 +282,61 @@ const MAX_JSON_DEPTH = 8;
 /** Maximum number of objects in the JSON form of an error. */
 const MAX_JSON_OBJECTS = 1000;
 
-/** Returns true if `reason` is the abort reason of `AbortSignal.timeout`. */
+/** Maximum number of values in the JSON form of an error, including the items of arrays. */
+const MAX_JSON_VALUES = 10_000;
+/** Maximum length of all texts in the JSON form of an error, in UTF-16 code units. */
+const MAX_JSON_TEXT = 1024 * 1024;
+
+/** Remaining size of the JSON form of an error. */
+interface JsonBudget {
+  /** Number of objects that may still be added. */
+  objects: number;
+  /** Number of values that may still be added. */
+  values: number;
+  /** Length of the texts that may still be added, in UTF-16 code units. */
+  text: number;
+}
+
+/** Returns true if `reason` is the abort reason of `AbortSignal.timeout`. Never throws. */
 function isTimeout(reason: unknown): boolean {
-  return reason instanceof DOMException && reason.name === "TimeoutError";
+  try {
+    return reason instanceof DOMException && reason.name === "TimeoutError";
+  } catch {
+    // `reason` is a proxy whose trap throws.
+    return false;
+  }
+}
+
+/** Returns true if `error` is a {@link VortexError}. Never throws. */
+function isVortexError(error: unknown): error is VortexError {
+  try {
+    return error instanceof VortexError;
+  } catch {
+    // See `isTimeout`.
+    return false;
+  }
+}
+
+/** Returns the message of an error, or a value as text. Never throws. */
+function textOf(error: unknown): string {
+  try {
+    return String(error instanceof Error ? error.message : error);
+  } catch {
+    // A getter or trap throws, or the object has no prototype to convert it.
+    return "[unreadable]";
+  }
 }
 
 /**
  * Converts an error to a plain object, see {@link VortexErrorJson}.
  *
  * @param outer errors and objects that contain `error`, from the outermost one
- * @param budget number of objects that may still be added to the result
+ * @param budget remaining size of the result
  */
 function plainError(
   error: Error,
   outer: readonly object[],
-  budget: { left: number },
+  budget: JsonBudget,
 ): Record<string, unknown> {
   const within = [...outer, error];
   const part = (read: () => unknown): unknown => {
@@ -314,20 +359,51 @@ const VORTEX_FIELDS = ["name", "code", "kind", "message", "addr", "origin", "cau
 const NATIVE_FIELDS = ["name", "code", "message", "cause", "errors"] as const;
 
 /** Converts any value to one that `JSON.stringify` accepts. Copies objects. */
-function plainValue(value: unknown, outer: readonly object[], budget: { left: number }): unknown {
-  if (typeof value === "bigint" || typeof value === "symbol" || typeof value === "function")
-    return String(value);
+function plainValue(value: unknown, outer: readonly object[], budget: JsonBudget): unknown {
+  if (budget.values-- <= 0) return "[omitted]";
+  if (typeof value === "bigint") return shortened(bigintText(value), budget);
+  if (typeof value === "symbol" || typeof value === "function")
+    return shortened(String(value), budget);
+  if (typeof value === "string") return shortened(value, budget);
   if (typeof value !== "object" || value === null) return value;
   if (outer.includes(value)) return "[cycle]";
-  if (outer.length > MAX_JSON_DEPTH || budget.left-- <= 0) return "[omitted]";
+  if (outer.length > MAX_JSON_DEPTH || budget.objects-- <= 0) return "[omitted]";
   if (value instanceof Error) return plainError(value, outer, budget);
   const within = [...outer, value];
-  if (Array.isArray(value)) return value.map((item) => plainValue(item, within, budget));
+  if (Array.isArray(value)) {
+    const count = Math.min(value.length, Math.max(0, budget.values));
+    const items: unknown[] = [];
+    // Not map: an array may have a subclass, or millions of holes.
+    for (let index = 0; index < count; index++)
+      items.push(plainValue(value[index], within, budget));
+    if (count < value.length) items.push("[omitted]");
+    return items;
+  }
+  if (ArrayBuffer.isView(value)) return `${value.byteLength} bytes`;
   const prototype: unknown = Object.getPrototypeOf(value);
-  if (prototype !== Object.prototype && prototype !== null) return String(value);
-  return Object.fromEntries(
-    Object.entries(value).map(([name, item]) => [name, plainValue(item, within, budget)]),
-  );
+  if (prototype !== Object.prototype && prototype !== null) return shortened(String(value), budget);
+  const plain: [string, unknown][] = [];
+  for (const name in value) {
+    if (!Object.hasOwn(value, name)) continue;
+    if (budget.values <= 0) {
+      plain.push(["[omitted]", true]);
+      break;
+    }
+    plain.push([shortened(name, budget), plainValue(Reflect.get(value, name), within, budget)]);
+  }
+  return Object.fromEntries(plain);
+}
+
+/** Shortens a text to the remaining size of the result. */
+function shortened(text: string, budget: JsonBudget): string {
+  const room = budget.text;
+  budget.text = Math.max(0, room - text.length);
+  return text.length > room ? `${text.slice(0, room)}…` : text;
+}
+
+/** Formats a bigint. A huge one would take seconds, so its digits are omitted. */
+function bigintText(value: bigint): string {
+  return BigInt.asIntN(1024, value) === value ? String(value) : "[bigint of over 1,024 bits]";
 }
 
 /**

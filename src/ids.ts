@@ -12,6 +12,7 @@ import {
   oneOf,
   required,
   requireOptions,
+  show,
   size,
   toInteger,
 } from "./arguments.ts";
@@ -347,7 +348,7 @@ function digestIn(
 function noDigest(what: string, section: string, url: string): VortexError {
   return new VortexError(
     "InvalidArgument",
-    `task id of a ${what}: expected a URL like https://host/v2/name/${section}/sha256:…, got "${url}"`,
+    `task id of a ${what}: expected a URL like https://host/v2/name/${section}/sha256:…, got ${show(url)}`,
   );
 }
 

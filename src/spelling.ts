@@ -20,6 +20,8 @@ export function similarName(name: string, known: Iterable<string>): string | und
  * or up to {@link MAX_TYPOS} typos.
  */
 function resembles(key: string, name: string): boolean {
+  // A key that is much longer, also by separators, is no misspelling.
+  if (key.length > 2 * name.length + MAX_TYPOS) return false;
   const [one, other] = [plain(key), plain(name)];
   if (one === other) return true;
   if (other.length < MIN_LENGTH || Math.abs(one.length - other.length) > MAX_TYPOS) return false;

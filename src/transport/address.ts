@@ -1,4 +1,4 @@
-import { requireInteger } from "../arguments.ts";
+import { requireInteger, show } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 
 /** Network address: an IP address or host name, and a port. */
@@ -21,7 +21,7 @@ export function parseAddress(text: string): Address {
   if (host === undefined || port > 65535) {
     throw new VortexError(
       "InvalidArgument",
-      `address: expected host:port, such as 10.0.0.1:4006 or [::1]:4006, got "${text}"`,
+      `address: expected host:port, such as 10.0.0.1:4006 or [::1]:4006, got ${show(text)}`,
     );
   }
   return { host, port };

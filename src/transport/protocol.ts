@@ -1,3 +1,4 @@
+import { show } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 
 /**
@@ -38,7 +39,7 @@ export function requireProtocolChoice(value: unknown): ProtocolChoice {
   if (found === undefined) {
     throw new VortexError(
       "InvalidArgument",
-      `protocol: expected ${protocolChoices.join(", ")}, got ${JSON.stringify(value)}`,
+      `protocol: expected ${protocolChoices.join(", ")}, got ${show(value)}`,
     );
   }
   return found;

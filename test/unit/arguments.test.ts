@@ -5,7 +5,7 @@ import { fileSink } from "../../adapters/files/sink.ts";
 import { FilePieceStore } from "../../adapters/files/store.ts";
 import { grpcServer } from "../../adapters/grpc/server.ts";
 import { openTelemetry } from "../../adapters/opentelemetry.ts";
-import { requireInteger, toInteger } from "../../src/arguments.ts";
+import { invalid, requireInteger, requireOptions, toInteger } from "../../src/arguments.ts";
 import { createDownloader as coreDownloader } from "../../src/client/core-factory.ts";
 import { type DownloaderOptions, downloaderFactory } from "../../src/client/factory.ts";
 import type { Downloader } from "../../src/client/task-downloader.ts";
@@ -30,8 +30,9 @@ import {
 import { QuicServer, TcpServer } from "../../src/server/vortex-server.ts";
 import { MemoryPieceStore } from "../../src/store/memory-store.ts";
 import { memorySink } from "../../src/task/memory-sink.ts";
+import { parseAddress } from "../../src/transport/address.ts";
 import { MemoryTransport } from "../../src/transport/memory.ts";
-import { assertRejects, assertThrows } from "../support/failures.ts";
+import { assertRejects, assertThrows, thrownBy } from "../support/failures.ts";
 import { fakeRuntime } from "../support/fake-clock.ts";
 
 const taskId = "a1".repeat(32);
@@ -558,5 +559,22 @@ describe("integers", () => {
     for (const value of [6n, -1n, "5", 2n ** 70n])
       assertThrows(() => toInteger("x", value, 0, 5), "InvalidArgument");
     assert.equal(toInteger("x", 2n ** 53n - 1n, 0, Number.MAX_SAFE_INTEGER), 2 ** 53 - 1);
+  });
+});
+
+describe("messages about huge values", () => {
+  it("are short, and no option name is compared that is much longer than the known ones", () => {
+    const huge = "x".repeat(20_000_000);
+    for (const value of [huge, 2n ** 10_000_000n, -(2n ** 300n), Symbol(huge), [huge], { huge }])
+      assert.ok(invalid("x", "y", value).message.length < 120);
+    assert.match(invalid("x", "y", -5n).message, /got -5n$/);
+    const options = { [huge]: 1, ["-".repeat(1_000)]: 1 };
+    const error = assertThrows(
+      () => requireOptions("f", options, { x: () => {} }),
+      "InvalidArgument",
+    );
+    assert.ok(error.message.length < 200);
+    for (const protocol of [huge, `https://${huge}`])
+      assert.ok(thrownBy(() => parseAddress(protocol)).message.length < 250);
   });
 });

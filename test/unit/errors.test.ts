@@ -169,6 +169,29 @@ describe("withAddress", () => {
   });
 });
 
+describe("VortexError of any value", () => {
+  const failing = (): never => {
+    throw new Error("trap");
+  };
+  const trapped = new Proxy(new Error("x"), { get: failing, getPrototypeOf: failing });
+  const { proxy: revoked, revoke } = Proxy.revocable({}, {});
+  revoke();
+  const unreadable = Object.defineProperty(new Error("x"), "message", { get: failing });
+
+  it("from() and the constructor never throw", () => {
+    for (const value of [Object.create(null), trapped, revoked, unreadable]) {
+      const error = VortexError.from(value, "Internal", "failed");
+      assert.equal(error.message, "failed: [unreadable]");
+      for (const code of ["Internal", "Aborted"] as const) {
+        const holder = new VortexError(code, "x", { cause: value });
+        assert.equal(holder.cause, value);
+        assert.equal(holder.name, code === "Aborted" ? "AbortError" : "VortexError");
+      }
+    }
+    assert.equal(VortexError.from(Symbol("s"), "Internal").message, "Symbol(s)");
+  });
+});
+
 describe("abortedError", () => {
   it("keeps the reason of the signal as cause, and returns a VortexError unchanged", () => {
     const reason = new Error("enough");

@@ -311,6 +311,28 @@ describe("JSON", () => {
     assert.ok(bounded.length < 200_000, `${bounded.length}`);
   });
 
+  it("of an error is bounded in the number of values and the length of texts", () => {
+    const sparse: unknown[] = [];
+    sparse.length = 50_000_000;
+    const huge: readonly unknown[] = [
+      new Array(5_000_000).fill(1),
+      sparse,
+      Object.fromEntries(Array.from({ length: 50_000 }, (_, index) => [`name ${index}`, index])),
+      "x".repeat(20_000_000),
+      { text: ["x".repeat(20_000_000), "y".repeat(20_000_000)] },
+      new Uint8Array(50_000_000),
+      2n ** 1_000_000n,
+      new Error("x".repeat(20_000_000)),
+    ];
+    for (const cause of huge) {
+      const json = JSON.stringify(new VortexError("Internal", "x", { cause }));
+      assert.ok(json.length < 1_200_000, `${json.length} for ${typeof cause}`);
+      assert.equal(JSON.parse(json).message, "x");
+    }
+    const few = JSON.stringify(new VortexError("Internal", "x", { cause: [1, "two", [3]] }));
+    assert.deepEqual(JSON.parse(few).cause, [1, "two", [3]]);
+  });
+
   it("of an error of a request is readable text in one line", async () => {
     const downloader = new TcpDownloader(
       async () => new MemoryTransport("tcp"),
