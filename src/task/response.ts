@@ -1,12 +1,15 @@
 import {
   anyText,
   flag,
+  hasMethods,
   implementing,
   invalid,
   requireOptions,
+  show,
   text,
   toInteger,
 } from "../arguments.ts";
+import { VortexError } from "../errors.ts";
 import type { TaskStream } from "./task.ts";
 
 /**
@@ -21,12 +24,10 @@ import type { TaskStream } from "./task.ts";
  * download.
  *
  * The response also has `init.headers`; a content type or `ETag` among them replaces the default.
- * Set `init.partial` if the request has a range. The status is then 206 also if the range is the
- * whole content.
  *
- * @param init `method` is the method of the request, default `GET`
- * @throws `InvalidArgument` if an argument is invalid. Rejects like `stream.layout` if the lengths
- * of the task cannot be found.
+ * @throws `InvalidArgument` if an argument is invalid, or the content of the stream has a reader.
+ * An invalid `init` closes the stream. Rejects like `stream.layout` if the lengths of the task
+ * cannot be found.
  *
  * @example
  * ```ts
@@ -46,19 +47,45 @@ import type { TaskStream } from "./task.ts";
 export async function taskResponse(
   stream: TaskStream,
   init: {
+    /** Method of the request. Default `GET`. */
     readonly method?: string | undefined;
-    readonly headers?: Headers | undefined;
+    /** Further headers of the response. Default: none. */
+    readonly headers?:
+      | Headers
+      | Readonly<Record<string, string>>
+      | readonly (readonly [name: string, value: string])[]
+      | undefined;
+    /**
+     * Digest of the whole task as `algorithm:encoded`, for the `ETag`. A stream of a range does
+     * not know the digest; `statTask` returns it. Default: `digest` of `stream.layout`.
+     */
+    readonly digest?: string | undefined;
+    /**
+     * True if the request has a range. The status is then 206 also if the range is the whole
+     * content. Default false.
+     */
     readonly partial?: boolean | undefined;
   } = {},
 ): Promise<Response> {
   implementing("a stream of streamTask", "bytes", "close")("stream", stream);
-  requireOptions("taskResponse", init, {
-    method: text,
-    headers: implementing("Headers", "get"),
-    partial: flag,
-  });
-  const { contentLength, start, length, digest } = await stream.layout;
-  const headers = new Headers(init.headers);
+  // Another reader has the content, so the stream stays open.
+  requireUnlocked(stream);
+  let headers: Headers;
+  try {
+    requireOptions("taskResponse", init, {
+      method: text,
+      // `headersOf` checks the headers.
+      headers: () => {},
+      digest: text,
+      partial: flag,
+    });
+    headers = headersOf(init.headers);
+  } catch (error) {
+    await stream.close();
+    throw error;
+  }
+  const { contentLength, start, length, digest = init.digest } = await stream.layout;
+  requireUnlocked(stream);
   // Content-Range cannot express an empty range.
   const isPart = length > 0 && (init.partial === true || length < contentLength);
   if (!headers.has("content-type")) headers.set("content-type", "application/octet-stream");
@@ -76,14 +103,39 @@ export async function taskResponse(
   return new Response(length === 0 ? null : stream.content, { status, headers });
 }
 
+/** @throws `InvalidArgument` if `stream` has no content, or its content has a reader */
+function requireUnlocked(stream: TaskStream): void {
+  const content: unknown = stream.content;
+  if (!hasMethods(content, ["getReader"]))
+    throw invalid("stream", "a stream of streamTask", stream);
+  if (!stream.content.locked) return;
+  throw new VortexError(
+    "InvalidArgument",
+    "stream: expected content without a reader, got a locked stream; start a stream for each response",
+  );
+}
+
+/** @throws `InvalidArgument` if `init` is not a list of headers */
+function headersOf(init: unknown): Headers {
+  try {
+    return new Headers(init as Headers | undefined);
+  } catch (cause) {
+    const message = `headers: expected Headers, an object or pairs of names and values, got ${show(init)}`;
+    throw new VortexError("InvalidArgument", message, { cause });
+  }
+}
+
 /**
  * Parses the headers `Range` and `If-Range` of a request (RFC 9110, section 14). Returns the
  * requested part of the content; its `end` is exclusive and at most `contentLength`.
  *
- * Returns `unsatisfiable` if the content has no byte of the range: answer with status 416. Returns
- * undefined if the request is for the whole content. That includes requests other than `GET`,
- * several ranges, invalid headers, and an `If-Range` other than `etag`.
+ * Returns `unsatisfiable` if the content has no byte of the range. Answer with status 416 then, and
+ * with the content length in `Content-Range` (RFC 9110, section 15.5.17). Returns undefined if the
+ * request is for the whole content. That includes requests other than `GET`, several ranges,
+ * invalid headers, and an `If-Range` other than `etag`.
  *
+ * @param request web `Request`, `Headers`, or `IncomingMessage` of `node:http`: an object with
+ * `headers`, whose names are in lower case
  * @param contentLength length of the whole content in bytes
  * @param etag value of the response's header `ETag`, with its quotes. Default: none, so that a
  * request with `If-Range` is for the whole content
@@ -98,28 +150,53 @@ export async function taskResponse(
  * ```
  */
 export function requestedRange(
-  request: Request | Headers,
+  request:
+    | Headers
+    | {
+        readonly method?: string | undefined;
+        readonly headers:
+          | Headers
+          | Readonly<Record<string, string | readonly string[] | undefined>>;
+      },
   contentLength: number | bigint,
   etag?: string,
 ): { readonly start: number; readonly end: number } | "unsatisfiable" | undefined {
   const length = toInteger("contentLength", contentLength, 0, Number.MAX_SAFE_INTEGER);
   if (etag !== undefined) anyText("etag", etag);
-  if (typeof request !== "object" || request === null)
-    throw invalid("request", "a Request or Headers", request);
+  const header = headerReader(request);
   if ("method" in request && request.method !== "GET") return undefined;
-  const headers = "headers" in request ? request.headers : request;
-  const condition = headers.get("if-range");
+  const condition = header("if-range");
   // Only strong tags may be compared, since the parts are combined by the client.
-  if (condition !== null && (condition !== etag || !condition.startsWith('"'))) return undefined;
-  const [, first = "", last = ""] =
-    /^bytes=[ \t]*(\d*)-(\d*)$/i.exec(headers.get("range") ?? "") ?? [];
+  if (condition !== undefined && (condition !== etag || !condition.startsWith('"')))
+    return undefined;
+  const [, first = "", last = ""] = /^bytes=[ \t]*(\d*)-(\d*)$/i.exec(header("range") ?? "") ?? [];
   if (first === "") {
     const suffix = Number(last);
     if (last === "" || (suffix > 0 && length === 0)) return undefined;
     return suffix > 0 ? { start: Math.max(0, length - suffix), end: length } : "unsatisfiable";
   }
+  // Numbers above 2^53 would be rounded.
+  if (last !== "" && BigInt(last) < BigInt(first)) return undefined;
   const start = Number(first);
-  if (last !== "" && Number(last) < start) return undefined;
   if (start >= length) return "unsatisfiable";
   return { start, end: last === "" ? length : Math.min(Number(last) + 1, length) };
+}
+
+/**
+ * Returns a function that reads a header of `request`; undefined if the request does not have it.
+ *
+ * @throws `InvalidArgument` if `request` has no headers
+ */
+function headerReader(request: unknown): (name: string) => string | undefined {
+  const own = typeof request === "object" && request !== null && "headers" in request;
+  const headers: unknown = own ? request.headers : request;
+  const isWeb = hasMethods(headers, ["get"]);
+  if (!isWeb && (!own || typeof headers !== "object" || headers === null))
+    throw invalid("request", "a Request, an IncomingMessage or Headers", request);
+  return (name) => {
+    const value: unknown = isWeb
+      ? (headers as Headers).get(name)
+      : Reflect.get(headers as object, name);
+    return typeof value === "string" ? value : undefined;
+  };
 }

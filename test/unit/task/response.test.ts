@@ -101,6 +101,40 @@ describe("taskResponse", () => {
   });
 });
 
+describe("taskResponse of a part", () => {
+  it("has the digest of the task as ETag, also with status 206", async () => {
+    const range = { start: 5, end: 9 };
+    const response = await taskResponse(streamOf({ range }), { digest });
+    assert.deepEqual([response.status, response.headers.get("etag")], [206, `"${digest}"`]);
+    await response.body?.cancel();
+  });
+
+  it("accepts headers as an object and as pairs", async () => {
+    for (const headers of [{ "x-a": "b" }, [["x-a", "b"]] as const]) {
+      const response = await taskResponse(streamOf(), { headers });
+      assert.equal(response.headers.get("x-a"), "b");
+      await response.body?.cancel();
+    }
+  });
+
+  it("closes the stream if its options are invalid", async () => {
+    for (const init of [{ headers: { "in valid": "x" } }, { headers: 7 }, { digests: "x" }, 5]) {
+      const stream = streamOf();
+      await assertRejects(taskResponse(stream, init as never), "InvalidArgument");
+      await assertRejects(stream.report, "Aborted");
+    }
+  });
+
+  it("rejects a stream whose content has a reader, and leaves it open", async () => {
+    const stream = streamOf();
+    const content = stream.bytes();
+    await assertRejects(taskResponse(stream), "InvalidArgument");
+    assert.equal((await content).length, 10_000);
+    const foreign = { bytes() {}, close() {} } as never;
+    await assertRejects(taskResponse(foreign), "InvalidArgument");
+  });
+});
+
 describe("requestedRange", () => {
   const cases: readonly [string, ReturnType<typeof requestedRange>][] = [
     ["bytes=0-0", { start: 0, end: 1 }],
@@ -113,6 +147,8 @@ describe("requestedRange", () => {
     ["bytes=100-", "unsatisfiable"],
     ["bytes=99999999999999999999-", "unsatisfiable"],
     ["bytes=9-5", undefined],
+    ["bytes=9007199254740993-9007199254740992", undefined],
+    ["bytes=9007199254740992-9007199254740993", "unsatisfiable"],
     ["bytes=-", undefined],
     ["bytes=0-1,5-9", undefined],
     ["items=0-1", undefined],
@@ -145,7 +181,17 @@ describe("requestedRange", () => {
     assert.equal(requestedRange(request("HEAD"), 100), undefined);
   });
 
+  it("accepts a request of node:http, whose headers are an object", () => {
+    const headers = { range: "bytes=1-2", "if-range": '"a"', cookie: ["a"] };
+    assert.deepEqual(requestedRange({ method: "GET", headers }, 100, '"a"'), { start: 1, end: 3 });
+    assert.equal(requestedRange({ method: "GET", headers }, 100, '"b"'), undefined);
+    assert.equal(requestedRange({ method: "GET", headers: {} }, 100), undefined);
+    assert.equal(requestedRange({ method: "HEAD", headers }, 100, '"a"'), undefined);
+  });
+
   it("throws InvalidArgument for invalid arguments", () => {
+    for (const request of [{}, { range: "bytes=0-1" }, "bytes=0-1", { headers: null }, []])
+      assertThrows(() => requestedRange(request as never, 1), "InvalidArgument");
     assertThrows(() => requestedRange(new Headers(), -1), "InvalidArgument");
     assertThrows(() => requestedRange(null as never, 1), "InvalidArgument");
     assertThrows(() => requestedRange(new Headers(), 1, 1 as never), "InvalidArgument");
