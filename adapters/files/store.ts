@@ -13,6 +13,7 @@ import { resolveRange } from "../../src/client/call/piece-content.ts";
 import { crc32Combine } from "../../src/digest/crc32-combine.ts";
 import type { HasherFactory } from "../../src/digest/hasher.ts";
 import { abortedError, VortexError } from "../../src/errors.ts";
+import { notify } from "../../src/notify.ts";
 import {
   type ByteRange,
   MAX_PIECE_LENGTH,
@@ -62,7 +63,7 @@ export interface AddFileOptions {
   readonly pieceLength?: number | bigint | undefined;
   /**
    * Called after each indexed chunk, with the number of bytes indexed so far and the length of the
-   * file in bytes.
+   * file in bytes. Exceptions of the callback are ignored.
    */
   readonly onProgress?: ((indexed: number, total: number) => void) | undefined;
   /** Aborts the indexing of the file. */
@@ -445,7 +446,8 @@ async function indexFile(
       crc32[number] =
         at === 0 ? checksum : crc32Combine(crc32[number] ?? 0, checksum, chunk.length);
       whole.update(chunk);
-      onProgress?.(offset + at + chunk.length, contentLength);
+      const indexed = offset + at + chunk.length;
+      notify(() => onProgress?.(indexed, contentLength));
     }
   }
   const after = await stampOf(handle, path);

@@ -1,22 +1,11 @@
 import { hasMethods, invalid } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
-import type { TaskSink } from "./sink.ts";
+import type { Destination, TaskSink } from "./sink.ts";
 import type { TaskDownloadOptions } from "./task.ts";
 import { writableSink } from "./writable-sink.ts";
 
 /** Creates a sink that writes to the file at a path or `file:` URL. */
 export type OpenFileSink = (path: string | URL) => TaskSink;
-
-/** Destination of one download. */
-export interface Destination {
-  /** Sink that writes to the destination. */
-  readonly sink: TaskSink;
-  /**
-   * Reports that the download failed. A download that fails before it opens the sink reports it in
-   * no other way.
-   */
-  fail(error: unknown): void;
-}
 
 /**
  * Returns the destination for the option `to` of a download.

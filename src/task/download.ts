@@ -1,5 +1,6 @@
 import { type Digest, parseDigest } from "../digest/digest.ts";
 import { abortedError, VortexError, withAddress } from "../errors.ts";
+import { notify } from "../notify.ts";
 import { onAbort } from "../on-abort.ts";
 import type { Piece } from "../piece.ts";
 import { RateLimiter } from "../rate-limiter.ts";
@@ -11,6 +12,7 @@ import { earlierSource } from "./agreement.ts";
 import { Comparison } from "./comparison.ts";
 import { ContiguousHasher } from "./contiguous-hasher.ts";
 import { TaskLayout } from "./layout.ts";
+import { openSink } from "./open-sink.ts";
 import { addressOf, type Parent, ParentDiscovery } from "./parent-discovery.ts";
 import { parentsOf } from "./parents.ts";
 import { PieceTransfers, type TransferTiming } from "./piece-transfers.ts";
@@ -376,7 +378,7 @@ export class Download {
     layout.requirePieceLength(this.#settings.maxPieceLength);
     const { signal } = this.#ending;
     if (signal.aborted) throw signal.reason;
-    const session = await this.#options.to.open(layout, {
+    const session = await openSink(this.#options.to, layout, {
       signal,
       digest: digest && formatDigest(digest),
       onLimitIncrease: () => this.#wake(),
@@ -1002,7 +1004,7 @@ export class Download {
 
   /** Passes an event to the caller's `onEvent`. */
   #emit(event: TaskEvent): void {
-    this.#callListener(() => this.#options.onEvent?.(event));
+    notify(() => this.#options.onEvent?.(event));
   }
 
   /**
@@ -1014,16 +1016,9 @@ export class Download {
     const now = this.#clock.now();
     if (!always && now - this.#progressAt < PROGRESS_INTERVAL_MS) return;
     this.#progressAt = now;
-    this.#callListener(() => this.#options.onProgress?.(this.progress()));
-  }
-
-  /** Calls a listener of the caller. If the listener throws, the download ends with `Aborted`. */
-  #callListener(listener: () => void): void {
-    try {
-      listener();
-    } catch (error) {
-      this.end(new VortexError("Aborted", "a listener of the download threw", { cause: error }));
-    }
+    const { onProgress } = this.#options;
+    const progress = this.progress();
+    notify(() => onProgress?.(progress));
   }
 
   // --- helpers

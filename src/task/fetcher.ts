@@ -1,13 +1,9 @@
 import { requireOptions } from "../arguments.ts";
 import { VortexError } from "../errors.ts";
 import { RateLimiter } from "../rate-limiter.ts";
-import {
-  abortUnopened,
-  type Destination,
-  destinationOf,
-  type OpenFileSink,
-} from "./destination.ts";
+import { abortUnopened, destinationOf, type OpenFileSink } from "./destination.ts";
 import { Download, type DownloadOptions } from "./download.ts";
+import type { Destination } from "./sink.ts";
 import { ParentSlots } from "./slots.ts";
 import type { SharedLimits, TaskSettings, TaskSource } from "./source.ts";
 import { TaskStore } from "./store.ts";
@@ -155,7 +151,7 @@ function handleOf(report: Promise<TaskReport>, download: StartedDownload): TaskD
 
 /** Stands for a download whose options are invalid, or whose downloader is closed. */
 const NEVER_STARTED: StartedDownload = {
-  store: new TaskStore(""),
+  store: unopenedStore(),
   progress: () => ({
     bytes: 0,
     totalBytes: undefined,
@@ -173,12 +169,29 @@ const NEVER_STARTED: StartedDownload = {
   end() {},
 };
 
-/** Reads a stream to its end and returns all its bytes. */
+/** Creates a store that never has a task. */
+function unopenedStore(): TaskStore {
+  const store = new TaskStore("");
+  store.fail(
+    new VortexError("NotFound", "store of the download: expected a started download, got none"),
+  );
+  return store;
+}
+
+/**
+ * Reads a stream to its end and returns all its bytes. Rejects with `InvalidArgument` if the stream
+ * is locked.
+ */
 async function readAll(
   content: ReadableStream<Uint8Array<ArrayBuffer>>,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const chunks: Uint8Array[] = [];
   let length = 0;
+  if (content.locked)
+    throw new VortexError(
+      "InvalidArgument",
+      "content of the task: expected one reader, got a second one; call bytes() once, and without another reader",
+    );
   const reader = content.getReader();
   for (let next = await reader.read(); !next.done; next = await reader.read()) {
     chunks.push(next.value);

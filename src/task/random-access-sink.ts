@@ -58,24 +58,28 @@ export function randomAccessSink(storage: RandomAccess): TaskSink {
       used = true;
       return {
         resumed: [],
-        write: (_number, position, chunk) => guarded(storage.write(position, chunk)),
+        write: (_number, position, chunk) => guarded(async () => storage.write(position, chunk)),
         async commit() {},
-        read: (_number, position, length) => guarded(storage.read(position, length)),
+        read: (_number, position, length) => guarded(async () => storage.read(position, length)),
         // The download writes the dropped pieces again, at the same positions.
         async restart() {},
         async advance() {},
-        finish: () => guarded(storage.close?.() ?? Promise.resolve()),
+        finish: () => guarded(async () => storage.close?.()),
         async abort(error) {
-          await storage.abort?.(error).catch(() => {});
+          await storage.abort?.(error);
         },
       };
     },
   };
 }
 
-async function guarded<T>(promise: Promise<T>): Promise<T> {
+/**
+ * Returns the result of a call of the storage. Its error, also one that is thrown at once, becomes
+ * `StorageFailed`.
+ */
+async function guarded<T>(call: () => Promise<T>): Promise<T> {
   try {
-    return await promise;
+    return await call();
   } catch (error) {
     throw VortexError.from(error, "StorageFailed", "storage of the random-access sink failed");
   }

@@ -113,7 +113,7 @@ export interface SinkPiece {
  * - `finish` is called once all pieces are committed and the content is verified.
  *
  * Every method except `abort` rejects with `StorageFailed` if the sink fails. The download fails
- * then.
+ * then. An error other than a `VortexError`, and an exception of a method, become `StorageFailed`.
  */
 export interface SinkSession {
   /**
@@ -137,7 +137,8 @@ export interface SinkSession {
   commit(piece: SinkPiece): Promise<void>;
   /**
    * Reads at least one and at most `length` bytes, starting at byte `position` of the requested
-   * content. All these bytes are in piece `number`, which is committed or resumed.
+   * content. All these bytes are in piece `number`, which is committed or resumed. Any other number
+   * of bytes is `StorageFailed`.
    *
    * @param into memory of `length` bytes that the session may fill and return, to save an
    * allocation. If it is given, the session may also return memory that it reuses later. If it is
@@ -169,7 +170,18 @@ export interface SinkSession {
   /**
    * Ends a failed or cancelled download. The session may keep the committed pieces for a later
    * download. If `discard` is true, it must delete them, since they are known to contain wrong
-   * content. Must never reject.
+   * content. Must never reject: an error is ignored.
    */
   abort(error: unknown, options?: { readonly discard?: boolean }): Promise<void>;
+}
+
+/** Destination of one download. */
+export interface Destination {
+  /** Sink that writes to the destination. */
+  readonly sink: TaskSink;
+  /**
+   * Reports that the download failed. A download that fails before it opens the sink reports it in
+   * no other way.
+   */
+  fail(error: unknown): void;
 }

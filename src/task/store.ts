@@ -1,4 +1,4 @@
-import { abortedError, VortexError } from "../errors.ts";
+import { abortedError, untilAborted, VortexError } from "../errors.ts";
 import { type ByteRange, type PieceMetadata, pieceMetadata } from "../piece.ts";
 import { PieceFeed } from "../store/piece-feed.ts";
 import type { PieceStore, StoredPiece, StoredPieceRequest, StoredTask } from "../store/store.ts";
@@ -28,14 +28,31 @@ export class TaskStore implements PieceStore {
    */
   #storedTask: StoredTask | undefined;
 
+  /** ID of the task. */
+  readonly #taskId: string;
+  /**
+   * Resolves once the sink is open or the download has failed; undefined afterwards.
+   */
+  #opening: Promise<void> | undefined;
+  /** Resolves {@link #opening}. */
+  #endOpening: () => void = () => {};
+
   constructor(taskId: string) {
+    this.#taskId = taskId;
     this.#feed = new PieceFeed(taskId);
+    this.#opening = new Promise((resolve) => {
+      this.#endOpening = () => {
+        this.#opening = undefined;
+        resolve();
+      };
+    });
   }
 
   /** Makes the store available to servers, once the layout is known and the sink is open. */
   open(layout: TaskLayout, session: SinkSession): void {
     this.#task = { layout, session };
     this.#storedTask = this.#createStoredTask(layout);
+    this.#endOpening();
   }
 
   /**
@@ -98,6 +115,7 @@ export class TaskStore implements PieceStore {
     this.#task = undefined;
     this.#metadata.clear();
     this.#feed.fail(error);
+    this.#endOpening();
   }
 
   /**
@@ -115,15 +133,19 @@ export class TaskStore implements PieceStore {
   }
 
   /**
-   * Returns the task if its ID is `taskId`. Returns undefined if the ID differs, the sink is not
-   * open, the download failed, or the pieces vary in length.
+   * Returns the task if its ID is `taskId`, once the sink is open. Returns undefined if the ID
+   * differs, the download failed, or the pieces vary in length. Rejects with `Aborted` if `signal`
+   * aborts.
    */
   async getTask(
     taskId: string,
     { signal }: { readonly signal?: AbortSignal } = {},
   ): Promise<StoredTask | undefined> {
     if (signal?.aborted) throw abortedError(signal, `looking for task ${taskId}`);
-    return this.#task?.layout.taskId === taskId ? this.#storedTask : undefined;
+    if (taskId !== this.#taskId) return undefined;
+    if (this.#opening !== undefined)
+      await untilAborted(this.#opening, signal, `looking for task ${taskId}`);
+    return this.#task === undefined ? undefined : this.#storedTask;
   }
 
   /**

@@ -120,10 +120,14 @@ export interface TaskStreamOptions extends KnownLayout {
    */
   readonly patience?: number | undefined;
   /**
-   * Called with the progress at most ten times a second, and once at the end. Default: no listener.
+   * Called with the progress at most ten times a second, and once at the end. Exceptions of the
+   * callback are ignored. Default: no listener.
    */
   readonly onProgress?: ((progress: TaskProgress) => void) | undefined;
-  /** Called with each event of the download. Default: no listener. */
+  /**
+   * Called with each event of the download. Exceptions of the callback are ignored. Default: no
+   * listener.
+   */
   readonly onEvent?: ((event: TaskEvent) => void) | undefined;
 }
 
@@ -161,8 +165,10 @@ export interface TaskDownloadOptions extends TaskStreamOptions {
  */
 export interface TaskDownload extends Promise<TaskReport> {
   /**
-   * Store that serves the verified pieces to other peers during the download. After a successful
-   * download it continues to serve them. After a failed download it serves nothing.
+   * Store that serves the verified pieces to other peers during the download. Its `getTask` waits
+   * until the lengths of the task are known and the destination is open, so a server may have the
+   * store at once. After a successful download it continues to serve the pieces. After a failed
+   * download it serves nothing.
    */
   readonly store: PieceStore;
   /** Returns a snapshot of the progress. */
@@ -197,7 +203,10 @@ export interface TaskStream {
    * Store that serves the verified pieces to other peers while the reader has not consumed them.
    */
   readonly store: PieceStore;
-  /** Reads `content` to its end and returns all its bytes. */
+  /**
+   * Reads `content` to its end and returns all its bytes. Rejects with `InvalidArgument` if
+   * `content` has another reader, or `bytes` was called before.
+   */
   bytes(): Promise<Uint8Array<ArrayBuffer>>;
   /** Returns a snapshot of the progress. */
   progress(): TaskProgress;
@@ -474,6 +483,6 @@ export const taskStreamChecks: Checks<TaskStreamOptions> = {
 /** Check of each field of {@link TaskDownloadOptions}; a failed one throws `InvalidArgument`. */
 export const taskDownloadChecks: Checks<TaskDownloadOptions> = {
   ...taskStreamChecks,
-  // Accepts anything: `destinationOf` tells the kinds of destinations apart, and rejects other values.
+  // Accepts anything: `destinationOf` checks the value.
   to: () => {},
 };

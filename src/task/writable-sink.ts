@@ -1,6 +1,5 @@
 import { untilAborted, VortexError } from "../errors.ts";
-import type { Destination } from "./destination.ts";
-import type { SinkLayout, SinkOpenOptions, SinkSession } from "./sink.ts";
+import type { Destination, SinkLayout, SinkOpenOptions, SinkSession } from "./sink.ts";
 import { StreamSink } from "./stream-sink.ts";
 
 /**

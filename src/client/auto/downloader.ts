@@ -1,5 +1,6 @@
 import { type Checks, integer, oneOf } from "../../arguments.ts";
 import { abortedError, untilAborted, VortexError } from "../../errors.ts";
+import { notify } from "../../notify.ts";
 import type { Piece } from "../../piece.ts";
 import { formatAddress, parseAddress } from "../../transport/address.ts";
 import {
@@ -488,11 +489,7 @@ export class AutoDownloader {
 
   #reportChoice(key: string, { protocol, reason }: SelectedProtocol): void {
     const addr = addressIn(key, protocol);
-    try {
-      this.#context.onProtocol?.({ addr, protocol, reason });
-    } catch {
-      // An exception of the listener must not fail the request.
-    }
+    notify(() => this.#context.onProtocol?.({ addr, protocol, reason }));
   }
 }
 

@@ -11,6 +11,7 @@ import {
 } from "../../arguments.ts";
 import { VortexError } from "../../errors.ts";
 import { type IdVersion, idVersions } from "../../ids.ts";
+import { notify } from "../../notify.ts";
 import { RateLimiter } from "../../rate-limiter.ts";
 import type { Clock, Runtime } from "../../runtime.ts";
 import type { Telemetry } from "../../telemetry.ts";
@@ -78,7 +79,7 @@ export interface ServerOptions {
    * - failures to accept a connection, at most one per second
    * - exceptions in event callbacks of the runtime, each of which ended its connection
    *
-   * Default: these errors are ignored.
+   * Exceptions of the callback are ignored. Default: these errors are ignored.
    */
   readonly onError?: ((error: VortexError) => void) | undefined;
   /**
@@ -133,7 +134,7 @@ export function serverSettings(options: ServerOptions, runtime: Runtime): Server
         ? undefined
         : new RateLimiter(Number(options.uploadRateLimit), runtime.clock),
     pendingWrites: new PendingWriteBudget(maxPendingBytes),
-    onError: options.onError ?? (() => {}),
+    onError: (error) => notify(() => options.onError?.(error)),
     telemetry: options.telemetry,
     runtime,
   };

@@ -40,6 +40,7 @@ const foundation = [
   "errors",
   "failure-list",
   "on-abort",
+  "notify",
   "load",
   "piece",
   "runtime",
@@ -57,6 +58,7 @@ const foundation = [
 const mayImport: Record<string, readonly string[]> = {
   errors: [],
   "on-abort": [],
+  notify: [],
   "failure-list": ["errors"],
   load: ["errors"],
   resolved: [],

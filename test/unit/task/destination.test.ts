@@ -259,6 +259,15 @@ describe("a stream of a task", () => {
     assert.equal((await stream.report).bytes, 2500);
   });
 
+  it("bytes is rejected as InvalidArgument if the content has another reader", async () => {
+    const { fetcher, request } = fetching();
+    const stream = fetcher.streamTask(request);
+    const [first, second] = await Promise.allSettled([stream.bytes(), stream.bytes()]);
+    assert.equal(first.status, "fulfilled");
+    assert.equal(second.status === "rejected" && second.reason.code, "InvalidArgument");
+    await assertRejects(stream.bytes(), "InvalidArgument");
+  });
+
   it("close ends it with Aborted, and does nothing after its end", async () => {
     const { fetcher, request } = fetching();
     const stream = fetcher.streamTask(request);

@@ -5,13 +5,14 @@ import { CallScope } from "../../../src/client/call/scope.ts";
 import { downloaderSettings } from "../../../src/client/call/settings.ts";
 import { digestOf } from "../../../src/digest/digest.ts";
 import { portableHashers } from "../../../src/digest/hasher.ts";
-import { VortexError } from "../../../src/errors.ts";
+import { type ErrorCode, VortexError } from "../../../src/errors.ts";
 import { type Piece, pieceExtent } from "../../../src/piece.ts";
 import type { PieceLocation, TaskDirectory, TaskOutline } from "../../../src/task/discovery.ts";
 import type { TaskFetcher } from "../../../src/task/fetcher.ts";
 import { TaskLayout } from "../../../src/task/layout.ts";
 import { memorySink } from "../../../src/task/memory-sink.ts";
 import { requireDigest } from "../../../src/task/piece-check.ts";
+import { type RandomAccess, randomAccessSink } from "../../../src/task/random-access-sink.ts";
 import type { SinkSession, TaskSink } from "../../../src/task/sink.ts";
 import type { TaskSettings } from "../../../src/task/source.ts";
 import type { TaskDownload, TaskEvent, TaskStreamOptions } from "../../../src/task/task.ts";
@@ -850,17 +851,19 @@ describe("pause, cancel, close", () => {
     await assertRejects(fetcher.downloadTask({ ...request, to: memorySink() }), "Closed");
   });
 
-  it("a listener that throws ends the task", async () => {
-    const { fetcher, request } = bench({ "a:1": honest() });
-    const cause = new Error("listener");
-    const onProgress = (): void => {
-      throw cause;
+  it("exceptions and rejections of listeners are ignored", async () => {
+    let calls = 0;
+    const throwing = (): never => {
+      calls++;
+      throw new Error("listener");
     };
-    const error = await assertRejects(
-      fetcher.downloadTask({ ...request, to: memorySink(), onProgress }),
-      "Aborted",
-    );
-    assert.equal(error.cause, cause);
+    for (const listener of [throwing, async () => throwing()]) {
+      const { fetcher, request } = bench({ "a:1": honest() });
+      const to = memorySink();
+      const options = { ...request, to, onProgress: listener, onEvent: listener };
+      assert.equal((await fetcher.downloadTask(options)).bytes, content.length);
+    }
+    assert.ok(calls > 4);
   });
 });
 
@@ -881,6 +884,89 @@ describe("sinks", () => {
     const to = new NotingSink();
     to.onWrite = () => Promise.reject(new TypeError("oops"));
     await assertRejects(fetcher.downloadTask({ ...request, to }), "StorageFailed");
+  });
+
+  it("an exception or a wrong result of a custom sink ends the task with one error", async () => {
+    const oops = new TypeError("oops");
+    const failed = (): never => {
+      throw oops;
+    };
+    const cases: readonly (readonly [string, ErrorCode, object])[] = [
+      ["open throws", "StorageFailed", { open: failed }],
+      ["open rejects", "StorageFailed", { open: async () => failed() }],
+      ["open has no result", "InvalidArgument", { open: async () => undefined }],
+      ["resumed is missing", "InvalidArgument", { session: { resumed: undefined } }],
+      ["write throws", "StorageFailed", { session: { write: failed } }],
+      ["commit throws", "StorageFailed", { session: { commit: failed } }],
+      ["advance throws", "StorageFailed", { session: { advance: failed } }],
+      ["read throws", "StorageFailed", { session: { read: failed } }],
+      ["read has no bytes", "StorageFailed", { session: { read: async () => new Uint8Array() } }],
+      ["read has no result", "StorageFailed", { session: { read: async () => undefined } }],
+      [
+        "read has too many",
+        "StorageFailed",
+        { session: { read: async () => new Uint8Array(9e6) } },
+      ],
+      ["finish throws", "StorageFailed", { session: { finish: failed } }],
+      ["finish rejects", "StorageFailed", { session: { finish: async () => failed() } }],
+      [
+        "abort rejects",
+        "StorageFailed",
+        { session: { commit: failed, abort: () => Promise.reject(new Error("abort")) } },
+      ],
+      [
+        "abort throws",
+        "StorageFailed",
+        { session: { finish: failed, abort: () => assert.fail("abort") } },
+      ],
+    ];
+    for (const [what, code, { open, session }] of cases as readonly (readonly [
+      string,
+      ErrorCode,
+      { readonly open?: TaskSink["open"]; readonly session?: Partial<SinkSession> },
+    ])[]) {
+      const { fetcher, request, settled } = bench({ "a:1": honest() });
+      const custom = new NotingSink();
+      const to: TaskSink = {
+        open: open ?? (async (layout) => ({ ...(await custom.open(layout)), ...session })),
+      };
+      const digest = digestOf("sha256", content, portableHashers);
+      const error = await assertRejects(
+        settled(fetcher.downloadTask({ ...request, digest, to })),
+        code,
+      );
+      assert.doesNotMatch(error.message, /abort/, what);
+      if (/throws|rejects/.test(what)) assert.equal(error.cause, oops, what);
+    }
+  });
+
+  it("storage of a random-access sink may throw at once, and return no promise", async () => {
+    const oops = new TypeError("oops");
+    const failed = (): never => {
+      throw oops;
+    };
+    const bytes = new Uint8Array(content.length);
+    const working: RandomAccess = {
+      write: async (position, chunk) => bytes.set(chunk, position),
+      read: async (position, length) => bytes.subarray(position, position + length),
+    };
+    const cases: readonly Partial<RandomAccess>[] = [
+      { write: failed, abort: failed },
+      { write: failed, abort: (() => undefined) as never },
+      { write: failed, abort: () => Promise.reject(new Error("abort")) },
+      { read: failed },
+      { close: failed },
+    ];
+    for (const storage of cases) {
+      const { fetcher, request, settled } = bench({ "a:1": honest() });
+      const to = randomAccessSink({ ...working, ...storage });
+      const digest = digestOf("sha256", content, portableHashers);
+      const error = await assertRejects(
+        settled(fetcher.downloadTask({ ...request, digest, to })),
+        "StorageFailed",
+      );
+      assert.equal(error.cause, oops);
+    }
   });
 
   it("resumed pieces are verified, then counted if intact, or fetched again", async () => {
@@ -1425,6 +1511,45 @@ describe("serving pieces during a download", () => {
     const part: Uint8Array[] = [];
     for await (const chunk of last?.read({ start: 100, end: 110 }) ?? []) part.push(chunk);
     assertBytes(joined(part), parents.bytesOf(20).subarray(100, 110));
+  });
+
+  it("a request for the task waits until the lengths are known, the download fails or it is aborted", async () => {
+    const outline = { contentLength: content.length, pieceLength: PIECE, pieceCount: 21 };
+    let answer = (_: TaskOutline): void => {};
+    const directory: TaskDirectory = {
+      stat: (_addr, _taskId, { signal }) =>
+        Promise.race([
+          until(signal),
+          new Promise<TaskOutline>((resolve) => {
+            answer = resolve;
+          }),
+        ]),
+      async *sync() {},
+    };
+    const { fetcher } = bench({ "a:1": honest() }, { directory });
+    const start = (signal: AbortSignal): TaskDownload => {
+      const parents = [{ addr: "a:1", apiAddr: "a:2" }];
+      const download = fetcher.downloadTask({ taskId, parents, to: memorySink(), signal });
+      download.catch(() => {});
+      return download;
+    };
+    const first = controller();
+    const { store } = start(first.signal);
+    const waiting = store.getTask(taskId);
+    assert.equal(await store.getTask("b2".repeat(32)), undefined);
+    const impatient = controller();
+    const aborted = store.getTask(taskId, { signal: impatient.signal });
+    impatient.abort();
+    await assertRejects(aborted, "Aborted");
+    await settle();
+    answer(outline);
+    assert.equal((await waiting)?.contentLength, content.length);
+    first.abort();
+
+    const second = controller();
+    const failing = start(second.signal).store.getTask(taskId);
+    second.abort();
+    assert.equal(await failing, undefined);
   });
 
   it("does not serve pieces that the range covers only partly", async () => {
