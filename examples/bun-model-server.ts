@@ -60,15 +60,21 @@ for (const signal of ["SIGINT", "SIGTERM"]) {
 
 async function answer(request: Request, taskId: string): Promise<Response> {
   const { contentLength, pieceLength, digest } = await stat(taskId, request.signal);
-  const headers = new Headers({ "accept-ranges": "bytes" });
   const etag = digest === undefined ? undefined : `"${digest}"`;
-  if (etag !== undefined) headers.set("etag", etag);
+  const headers = { "accept-ranges": "bytes", ...(etag !== undefined && { etag }) };
   if (etag !== undefined && request.headers.get("if-none-match") === etag)
     return new Response(null, { status: 304, headers });
+  if (request.method === "HEAD") {
+    const type = "application/octet-stream";
+    const length = String(contentLength);
+    return new Response(null, {
+      headers: { ...headers, "content-type": type, "content-length": length },
+    });
+  }
   const range = requestedRange(request, contentLength, etag);
   if (range === "unsatisfiable") {
-    headers.set("content-range", `bytes */${contentLength}`);
-    return new Response(null, { status: 416, headers });
+    const unsatisfiable = { ...headers, "content-range": `bytes */${contentLength}` };
+    return new Response(null, { status: 416, headers: unsatisfiable });
   }
 
   const stream = downloader.streamTask({
@@ -91,7 +97,7 @@ async function answer(request: Request, taskId: string): Promise<Response> {
     ({ code, message }: VortexError) => console.log(`${taskId}: ${code}: ${message}`),
   );
   const partial = range !== undefined;
-  return await taskResponse(stream, { method: request.method, headers, partial });
+  return await taskResponse(stream, { digest, partial });
 }
 
 /** Returns the metadata of a task from the first parent that answers. */

@@ -85,6 +85,53 @@ if (runtimeName === "node") {
       }));
   });
 
+  describe("examples/node-http.ts", () => {
+    it("answers whole tasks, ranges, HEAD and missing tasks", () =>
+      withModelServer(async (url) => {
+        const whole = await answered(200, `${url}${sha256}`);
+        const etag = whole.headers.get("etag") ?? "";
+        assert.equal(etag, `"sha256:${sha256}"`);
+        assert.equal(whole.headers.get("content-length"), String(content.length));
+        assert.deepEqual(await bytesOf(whole), content);
+        for (const condition of [{}, { "if-range": etag }]) {
+          const headers = { range: "bytes=5-4194310", ...condition };
+          const part = await answered(206, `${url}${sha256}`, { headers });
+          assert.equal(part.headers.get("content-range"), `bytes 5-4194310/${content.length}`);
+          assert.equal(part.headers.get("etag"), etag);
+          assert.deepEqual(await bytesOf(part), content.subarray(5, 4_194_311));
+        }
+        const beyond = { range: `bytes=${content.length}-` };
+        const none = await answered(416, `${url}${sha256}`, { headers: beyond });
+        assert.equal(none.headers.get("content-range"), `bytes */${content.length}`);
+        const head = await answered(200, `${url}${sha256}`, { method: "HEAD" });
+        assert.equal(head.headers.get("content-length"), String(content.length));
+        await answered(405, `${url}${sha256}`, { method: "POST" });
+        await answered(404, `${url}${missing}`);
+      }, "node"));
+
+    it("cancels the download when the client leaves, and cuts the response off when all parents are gone", () =>
+      withCountedParent(async ({ url, line, taskId, total, requested, close }) => {
+        const socket = connect({ host: "127.0.0.1", port: Number(new URL(url).port) });
+        socket.write(`GET /${taskId} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+        await firstBytes(socket);
+        socket.pause();
+        await requested(8);
+        socket.destroy();
+        assert.match(await line(), new RegExp(`^/${taskId}: `));
+
+        const response = await fetch(`${url}${taskId}`);
+        assert.equal(response.headers.get("content-length"), String(total));
+        const reader = response.body?.getReader();
+        assert.ok(reader !== undefined);
+        await reader.read();
+        await close();
+        await assert.rejects(async () => {
+          for (let next = await reader.read(); !next.done; next = await reader.read());
+        });
+        assert.match(await line(), new RegExp(`^/${taskId}: `));
+      }, "node"));
+  });
+
   describe("examples/edge-worker.ts", () => {
     it("serves pieces, whole and in ranges", () =>
       withEdgeWorker(async (url) => {
@@ -336,17 +383,24 @@ async function fetchPiece(
   return runToEnd([deno, ...flags, ...permissions, example, addr, taskId, number, file]);
 }
 
-function withModelServer(use: (url: string) => Promise<void>): Promise<void> {
-  return withSeeder(({ addresses }) => startModelServer(addresses.grpc, use));
+/** Runs `use` with the HTTP service of the example for `runtime`, whose parent is the seeder. */
+function withModelServer(
+  use: (url: string) => Promise<void>,
+  runtime: "bun" | "node" = "bun",
+): Promise<void> {
+  return withSeeder(({ addresses }) => startModelServer(addresses.grpc, use, runtime));
 }
 
 function startModelServer(
   parent: string,
   use: (url: string, line: () => Promise<string>) => Promise<void>,
+  runtime: "bun" | "node",
 ): Promise<void> {
   return inTempDir(async (directory) => {
-    const example = await writeExample(directory, "examples/bun-model-server.ts", "bun");
-    const program = startProgram([...commandOf("bun"), example, "--parent", parent, "--port", "0"]);
+    const name = runtime === "bun" ? "bun-model-server" : "node-http";
+    const example = await writeExample(directory, `examples/${name}.ts`, runtime);
+    const args = [example, "--parent", parent, "--port", "0"];
+    const program = startProgram([...commandOf(runtime), ...args]);
     try {
       const [, url] = /^listening on (http:.*)$/.exec(await program.line()) ?? [];
       await use(url ?? assert.fail("the server did not print its URL"), () => program.line());
@@ -372,7 +426,10 @@ interface CountedParent {
 }
 
 /** Runs `use` with a model server whose parent runs in this process. */
-async function withCountedParent(use: (parent: CountedParent) => Promise<void>): Promise<void> {
+async function withCountedParent(
+  use: (parent: CountedParent) => Promise<void>,
+  runtime: "bun" | "node" = "bun",
+): Promise<void> {
   const total = 128 * COUNTED_PIECE_LENGTH;
   const taskId = "c0".repeat(32);
   const whole = new MemoryPieceStore();
@@ -402,16 +459,19 @@ async function withCountedParent(use: (parent: CountedParent) => Promise<void>):
   const { grpc } = server.addresses;
   assert.ok(grpc !== undefined);
   try {
-    await startModelServer(formatAddress(grpc), (url, line) =>
-      use({
-        url,
-        line,
-        taskId,
-        total,
-        requestCount: () => asked,
-        requested: (pieces) => until(() => asked >= pieces),
-        close: () => server.close({ grace: 0 }),
-      }),
+    await startModelServer(
+      formatAddress(grpc),
+      (url, line) =>
+        use({
+          url,
+          line,
+          taskId,
+          total,
+          requestCount: () => asked,
+          requested: (pieces) => until(() => asked >= pieces),
+          close: () => server.close({ grace: 0 }),
+        }),
+      runtime,
     );
   } finally {
     await server.close({ grace: 0 });
