@@ -89,7 +89,7 @@ async function answer(
     patience: 0,
   });
   // While the client does not read, no further pieces are fetched.
-  await pipeline(Readable.fromWeb(content), response);
+  await pipeline(Readable.from(content), response);
 }
 
 /** Returns the status for a request whose task no parent could tell. */
