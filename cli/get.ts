@@ -256,8 +256,8 @@ async function withResumeHint(
  * bytes, without the task or without a common TLS setup would fail it again.
  */
 function mayResume({ code, kind, cause }: VortexError): boolean {
-  // A task that ran out of parents has an array of their errors as its cause.
-  const reasons: readonly unknown[] = Array.isArray(cause) ? cause : [];
+  // The cause of a task that ran out of parents is an aggregate of their errors.
+  const reasons: readonly unknown[] = cause instanceof AggregateError ? cause.errors : [];
   const errors = reasons.filter((reason) => reason instanceof VortexError);
   if (errors.length > 0) return errors.some(mayResume);
   switch (code) {

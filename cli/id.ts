@@ -1,5 +1,6 @@
 import { createReadStream } from "node:fs";
 import { hostname } from "node:os";
+import { Readable } from "node:stream";
 import type { Command } from "commander";
 import * as v from "valibot";
 import { storageError } from "../adapters/files/storage-error.ts";
@@ -8,7 +9,8 @@ import { nativeHashers } from "../adapters/shared/native-hashers.ts";
 import { VortexError } from "../src/errors.ts";
 import * as ids from "../src/ids.ts";
 import { serialisedUrl } from "../src/task-url.ts";
-import { type CliEnvironment, writeLine } from "./terminal.ts";
+import { unblockPipe } from "./named-pipe.ts";
+import { type CliEnvironment, untilAborted, writeLine } from "./terminal.ts";
 import { flag, ipAddress, parseOptions, size, text } from "./values.ts";
 
 /** Adds `vortex-peer id`, which derives the ids of tasks, hosts and peers. */
@@ -246,17 +248,29 @@ async function* contentOf(
   file: string,
   { openStdin, signal }: CliEnvironment,
 ): AsyncGenerator<Uint8Array, void, void> {
-  const input = file === "-" ? openStdin?.() : createReadStream(file);
+  const input: AsyncIterable<Uint8Array> | undefined =
+    file === "-" ? openStdin?.() : createReadStream(file);
   if (input === undefined) {
     throw new VortexError("Unavailable", "standard input: not available; name a file");
   }
+  const chunks = input[Symbol.asyncIterator]();
+  let reading: Promise<IteratorResult<Uint8Array, unknown>> | undefined;
   try {
-    for await (const chunk of input as AsyncIterable<Uint8Array>) {
-      if (signal.aborted) throw signal.reason;
-      yield chunk;
+    for (;;) {
+      reading = chunks.next();
+      // An idle input must not delay the end of the command.
+      const next = await untilAborted(reading, signal);
+      if (next.done) return;
+      yield next.value;
     }
   } catch (error) {
+    if (signal.aborted) {
+      if (file !== "-" && reading !== undefined) await unblockPipe(file, reading);
+      throw signal.reason;
+    }
     throw storageError(error, `cannot read ${file === "-" ? "standard input" : file}`);
+  } finally {
+    if (input instanceof Readable) input.destroy();
   }
 }
 

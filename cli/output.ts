@@ -1,6 +1,6 @@
 /** Opens and writes the target of `--output`. */
 import { write } from "node:fs";
-import { open, rm, stat } from "node:fs/promises";
+import { type FileHandle, open, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { type Descriptor, descriptorOf } from "../adapters/files/descriptor.ts";
@@ -8,7 +8,8 @@ import { linkTarget } from "../adapters/files/link-target.ts";
 import { replaceFile, requireReplaceable } from "../adapters/files/replace-file.ts";
 import { codeOf, storageError } from "../adapters/files/storage-error.ts";
 import { VortexError } from "../src/errors.ts";
-import { type CliEnvironment, type TextOutput, writeBytes } from "./terminal.ts";
+import { unblockPipe } from "./named-pipe.ts";
+import { type CliEnvironment, type TextOutput, untilAborted, writeBytes } from "./terminal.ts";
 
 /** Target named by `--output`. */
 export type Target =
@@ -63,7 +64,7 @@ export async function withStream<T>(
   force: boolean,
   fill: (write: Write) => Promise<T>,
 ): Promise<T> {
-  if (target.kind === "device") return withHandle(target.path, "w", fill);
+  if (target.kind === "device") return withHandle(target.path, "w", signal, fill);
   if (target.kind === "descriptor")
     return fill((bytes) => writeDescriptor(target.fd, target.path, bytes));
   const output = target.kind === "stdout" ? stdout : stderr;
@@ -80,12 +81,16 @@ export async function withStream<T>(
  * Runs `fill` with a function that writes to a temporary file, then renames that file to `path`.
  * The temporary file is removed when anything fails. Rejects with `StorageFailed`.
  */
-export async function withFile(path: string, fill: (write: Write) => Promise<void>): Promise<void> {
+export async function withFile(
+  path: string,
+  signal: AbortSignal,
+  fill: (write: Write) => Promise<void>,
+): Promise<void> {
   await requireReplaceable(path);
   // The temporary name does not contain the file's name: it could exceed the length limit.
   const temporary = join(dirname(path), `.vortex-peer.${crypto.randomUUID().slice(0, 8)}.part`);
   try {
-    await withHandle(temporary, "wx", fill);
+    await withHandle(temporary, "wx", signal, fill);
     await asStorageError(path, replaceFile(temporary, path));
   } catch (error) {
     await rm(temporary, { force: true }).catch(() => {});
@@ -116,9 +121,10 @@ function fileOf({ fd }: Descriptor, output: string, kind: "file" | "none"): numb
 async function withHandle<T>(
   path: string,
   flags: "w" | "wx",
+  signal: AbortSignal,
   fill: (write: Write) => Promise<T>,
 ): Promise<T> {
-  const handle = await asStorageError(path, open(path, flags));
+  const handle = await openHandle(path, flags, signal);
   try {
     const filled = await fill(async (bytes) => {
       for (let at = 0; at < bytes.length; ) {
@@ -131,6 +137,25 @@ async function withHandle<T>(
     return filled;
   } finally {
     await handle.close();
+  }
+}
+
+/**
+ * Opens a file. A named pipe opens once it has a reader: the wait ends when `signal` aborts, and
+ * rejects with its reason.
+ */
+async function openHandle(
+  path: string,
+  flags: "w" | "wx",
+  signal: AbortSignal,
+): Promise<FileHandle> {
+  const opening = asStorageError(path, open(path, flags));
+  try {
+    return await untilAborted(opening, signal);
+  } catch (error) {
+    const closed = opening.then((handle) => handle.close());
+    await unblockPipe(path, closed);
+    throw error;
   }
 }
 

@@ -70,6 +70,6 @@ async function fetchPiece(commandLine: unknown, environment: CliEnvironment): Pr
   };
   const target = await targetOf(options.output);
   await (target.kind === "file"
-    ? withFile(target.path, fill)
+    ? withFile(target.path, environment.signal, fill)
     : withStream(target, environment, options.force, fill));
 }

@@ -46,6 +46,13 @@ const noPipes =
     : spawnSync("mkfifo", ["--version"]).error !== undefined
       ? " [gap: needs mkfifo]"
       : "";
+/** Reason why a test cannot see what a thread waits for, for its name; empty if it can. */
+const noProc = existsSync("/proc/self/wchan") ? "" : " [gap: needs /proc]";
+/** Reason why a blocked open of a named pipe cannot be ended, for a test's name; empty if it can. */
+const noUnblocking =
+  "Deno" in globalThis || "Bun" in globalThis
+    ? " [gap: Bun and Deno wait for a blocked open before they exit; a second signal ends them]"
+    : noProc;
 /** Reason why no always-full output is available, for a test's name; empty if one is. */
 const noFull = existsSync("/dev/full") ? "" : " [gap: needs /dev/full]";
 /**
@@ -567,6 +574,28 @@ describe("vortex-peer in processes", () => {
       }),
   );
 
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    const expected = signal === "SIGINT" ? 130 : 143;
+
+    it(`exits at the first ${signal} while standard input is idle`, testOptions, () =>
+      exitsWhileBlocked(["id", "content"], signal, expected, hasRead),
+    );
+
+    it(
+      `exits at the first ${signal} while a named pipe has no other end${noUnblocking}`,
+      { ...testOptions, skip: noUnblocking !== "" },
+      () =>
+        inTempDir(async (dir) => {
+          await using peer = await heldPeer(seededBytes(9, PIECE_LENGTH));
+          peer.allow(Number.POSITIVE_INFINITY);
+          const pipe = join(dir, "pipe");
+          assert.equal(spawnSync("mkfifo", [pipe]).status, 0);
+          await exitsWhileBlocked(["get", ...peer.from, "-o", pipe], signal, expected, opensPipe);
+          await exitsWhileBlocked(["id", "content", pipe], signal, expected, opensPipe);
+        }),
+    );
+  }
+
   it("exits silently when the reader closes its output", testOptions, () =>
     inTempDir(async (dir) => {
       const source = join(dir, "source");
@@ -761,11 +790,12 @@ interface Exit {
 function run(
   args: readonly string[],
   wrapper: readonly string[] = [],
+  stdin: "ignore" | "pipe" = "ignore",
 ): { readonly child: ChildProcess; readonly exit: Promise<Exit> } {
   const [program = "", ...words] = [...wrapper, ...runner, main, ...args];
   const child = spawn(program, words, {
     cwd: root,
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: [stdin, "pipe", "pipe"],
     // Removes test-runner and configuration variables from the environment.
     env: {
       ...process.env,
@@ -776,8 +806,8 @@ function run(
     },
   });
   const [out, err]: [Uint8Array[], Uint8Array[]] = [[], []];
-  child.stdout.on("data", (chunk: Uint8Array) => out.push(chunk));
-  child.stderr.on("data", (chunk: Uint8Array) => err.push(chunk));
+  child.stdout?.on("data", (chunk: Uint8Array) => out.push(chunk));
+  child.stderr?.on("data", (chunk: Uint8Array) => err.push(chunk));
   const exit = new Promise<Exit>((resolve, reject) => {
     child.once("error", reject);
     child.once("close", (code) => {
@@ -963,6 +993,39 @@ async function serve(path: string, ...more: string[]) {
  */
 function sendSignal({ pid, exitCode, signalCode }: ChildProcess, signal: NodeJS.Signals): void {
   if (pid !== undefined && exitCode === null && signalCode === null) process.kill(pid, signal);
+}
+
+/** Requires that a command exits at its first signal, which it gets once `waits` has resolved. */
+async function exitsWhileBlocked(
+  args: string[],
+  signal: NodeJS.Signals,
+  code: number,
+  waits: (child: ChildProcess) => Promise<void>,
+): Promise<void> {
+  const { child, exit } = run(args, [], "pipe");
+  await waits(child);
+  sendSignal(child, signal);
+  const exited = await exit;
+  assert.deepEqual([exited.code, args], [code, args], exited.err);
+}
+
+/** Fills the standard input of a command. Resolves once the command has read from it. */
+function hasRead({ stdin }: ChildProcess): Promise<void> {
+  return new Promise((resolve) => {
+    // More than a pipe holds.
+    stdin?.write(new Uint8Array(MEBI), () => resolve());
+  });
+}
+
+/** Resolves once a thread of a command waits for the other end of a named pipe. Needs /proc. */
+function opensPipe({ pid }: ChildProcess): Promise<void> {
+  return waitUntil(async () => {
+    const threads = await readdir(`/proc/${pid}/task`);
+    const waits = threads.map((thread) =>
+      readFile(`/proc/${pid}/task/${thread}/wchan`, "utf8").catch(() => ""),
+    );
+    return (await Promise.all(waits)).some((wait) => /fifo|partner/.test(wait));
+  });
 }
 
 /** Returns a function that resolves with a line of standard output, by number. */

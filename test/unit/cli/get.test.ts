@@ -523,6 +523,30 @@ describe("vortex-peer get, interrupted", () => {
       }));
   }
 
+  for (const [resumes, codes] of [
+    [true, ["NotFound", "ConnectionLost"]],
+    [false, ["NotFound", "RemoteInternal"]],
+  ] as const) {
+    const [first, second] = codes;
+    it(`${resumes ? "advises" : "does not advise"} to run the same command after ${first} of one peer and ${second} of the other`, () =>
+      inTempDir(async (dir) => {
+        await using real = await downloaderWithServer();
+        const sdk = faceWith((request) => {
+          if (request.number < 4) return real.downloadPiece({ ...request, addr: peers.tcp });
+          const code = request.addr === peers.tcp ? first : second;
+          return Promise.reject(new VortexError(code, "as the test wants it"));
+        });
+        const target = join(dir, "task");
+        const args = ["--peer", peers.quic, ...lengths, "--concurrency", "1", "--patience", "0"];
+        const { err } = await run(sdk, getFrom(peers.tcp, ...args, "-o", target));
+        const advice = resumes ? ", run the same command again to resume" : "";
+        assert.match(
+          err,
+          new RegExp(`Unreachable: .*; verified pieces are kept in ${target}\\.part${advice}\n$`),
+        );
+      }));
+  }
+
   it("keeps no pieces that a wrong digest of the whole makes useless, and does not mention any", () =>
     inTempDir(async (dir) => {
       await using real = await downloaderWithServer();
