@@ -48,7 +48,7 @@ const noPipes =
       : "";
 /** Reason why a test cannot see what a thread waits for, for its name; empty if it can. */
 const noProc = existsSync("/proc/self/wchan") ? "" : " [gap: needs /proc]";
-/** Reason why a blocked open of a named pipe cannot be ended, for a test's name; empty if it can. */
+/** Reason why the wait for a named pipe cannot be ended, for a test's name; empty if it can. */
 const noUnblocking =
   "Deno" in globalThis || "Bun" in globalThis
     ? " [gap: Bun and Deno wait for a blocked open before they exit; a second signal ends them]"

@@ -3,7 +3,7 @@
  * release.
  */
 import assert from "node:assert/strict";
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
@@ -12,6 +12,28 @@ import { disagreements, publishedFolders } from "../../../scripts/package/manife
 import { nextVersion, released, releasedFiles } from "../../../scripts/package/release.ts";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
+
+describe("the README", () => {
+  it("links only to files that the package contains", () => {
+    const { files } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+      readonly files: readonly string[];
+    };
+    const readme = readFileSync(join(root, "README.md"), "utf8");
+    const links = [...readme.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link = ""]) => link);
+    assert.ok(links.length > 5);
+    for (const link of links) {
+      const packed = files.some(
+        (file) =>
+          file === link ||
+          link.startsWith(`${file}/`) ||
+          (file === "docs/*.md" && /^docs\/[^/]+\.md$/.test(link)),
+      );
+      // The results of the benchmarks are too large for the package.
+      assert.ok(packed || link.startsWith("bench/results/"), link);
+      assert.ok(existsSync(join(root, link)), link);
+    }
+  });
+});
 
 describe("the manifests", () => {
   it("agree", async () => {
