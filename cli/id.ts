@@ -254,18 +254,16 @@ async function* contentOf(
     throw new VortexError("Unavailable", "standard input: not available; name a file");
   }
   const chunks = input[Symbol.asyncIterator]();
-  let reading: Promise<IteratorResult<Uint8Array, unknown>> | undefined;
   try {
     for (;;) {
-      reading = chunks.next();
       // An idle input must not delay the end of the command.
-      const next = await untilAborted(reading, signal);
+      const next = await untilAborted(chunks.next(), signal);
       if (next.done) return;
       yield next.value;
     }
   } catch (error) {
     if (signal.aborted) {
-      if (file !== "-" && reading !== undefined) await unblockPipe(file, reading);
+      if (file !== "-") await unblockPipe(file);
       throw signal.reason;
     }
     throw storageError(error, `cannot read ${file === "-" ? "standard input" : file}`);

@@ -2,17 +2,16 @@ import { constants } from "node:fs";
 import { open, stat } from "node:fs/promises";
 
 /**
- * Ends a blocked open or read of a named pipe, by opening its other end for as long as `pending`
- * takes. Without that, the runtime waits for the blocked operation before it exits. Does nothing
- * for other files. Never rejects.
+ * Ends a blocked open or read of a named pipe, by opening and closing its other end. Without that,
+ * the runtime waits for the blocked operation before it exits. Does nothing for other files. Never
+ * rejects.
  */
-export async function unblockPipe(path: string, pending: Promise<unknown>): Promise<void> {
+export async function unblockPipe(path: string): Promise<void> {
   try {
     if (!(await stat(path)).isFIFO()) return;
     // Linux and macOS open a pipe for reading and writing without waiting for another process.
     const handle = await open(path, constants.O_RDWR | constants.O_NONBLOCK);
-    const closed = pending.catch(() => {}).finally(() => handle.close());
-    await closed;
+    await handle.close();
   } catch {
     // The pipe was removed, or the user may not open its other end.
   }

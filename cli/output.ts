@@ -153,8 +153,8 @@ async function openHandle(
   try {
     return await untilAborted(opening, signal);
   } catch (error) {
-    const closed = opening.then((handle) => handle.close());
-    await unblockPipe(path, closed);
+    opening.then((handle) => handle.close()).catch(() => {});
+    await unblockPipe(path);
     throw error;
   }
 }
