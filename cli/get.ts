@@ -167,8 +167,8 @@ function byteRangeOf(range: TaskRange, contentLength: number | undefined): ByteR
       `--range: expected A-B or A- without --content-length, got -${range.fromEnd}`,
     );
   }
-  const { start, end = start } = range;
-  if (contentLength !== undefined && Math.max(start, end) > contentLength) {
+  const { start, end = start + 1 } = range;
+  if (contentLength !== undefined && Math.max(start + 1, end) > contentLength) {
     throw rangeError(range, contentLength, "task");
   }
   return range;

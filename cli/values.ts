@@ -77,7 +77,7 @@ export const rate: Value<number> = parsed(
 
 /** Byte range `A-B`, inclusive as in HTTP, or `A-` to the end. Parsed to an exclusive `end`. */
 export const byteRange: Value<ByteRange> = parsed(
-  "expected A-B or A-, such as 0-1023",
+  (text) => expectedRange(text, "A-B or A-"),
   parseByteRange,
 );
 
@@ -122,12 +122,13 @@ export function withRangeFlag(
   return length === undefined ? error : rangeError(range, Number(length), whole, error);
 }
 
-/** Range of a task: a {@link byteRange}, or `-N` for the last N bytes. */
+/** Range of a task: a {@link byteRange}, or `-N` for the last N bytes, at least one. */
 export const taskRange: Value<TaskRange> = parsed(
-  "expected A-B, A- or -N, such as 0-1023",
+  (text) => expectedRange(text, "A-B, A- or -N"),
   (text) => {
     const [, fromEnd] = /^-([0-9]{1,15})$/.exec(text) ?? [];
-    return fromEnd === undefined ? parseByteRange(text) : { fromEnd: Number(fromEnd) };
+    if (fromEnd === undefined) return parseByteRange(text);
+    return Number(fromEnd) === 0 ? undefined : { fromEnd: Number(fromEnd) };
   },
 );
 
@@ -233,6 +234,14 @@ function parseParent(text: string): TaskParent | undefined {
   if (bare !== undefined && several) return undefined;
   const addr = several ? each : bare;
   return { ...(addr !== undefined && { addr }), ...(apiAddr !== undefined && { apiAddr }) };
+}
+
+function expectedRange(text: string, forms: string): string {
+  if (/^[0-9]*-[0-9]*$/.test(text) && /[0-9]{16}/.test(text))
+    return "expected positions of at most 15 digits; omit the end of a range to the end";
+  return /^-0+$/.test(text)
+    ? "expected a range of at least one byte"
+    : `expected ${forms}, such as 0-1023`;
 }
 
 function parseByteRange(text: string): ByteRange | undefined {

@@ -136,6 +136,13 @@ export class TaskLayout implements SinkLayout {
     }
     const { range } = task;
     const start = toInteger("range.start", range?.start ?? 0, 0, this.contentLength);
+    // An open range without a byte is unsatisfiable (RFC 9110, 14.1.2).
+    if (range?.end === undefined && start > 0 && start === this.contentLength) {
+      throw new VortexError(
+        "InvalidArgument",
+        `range.start: expected a position before the end, from 0 up to ${this.contentLength}, got ${start}`,
+      );
+    }
     const end = toInteger("range.end", range?.end ?? this.contentLength, start, this.contentLength);
     this.start = start;
     this.length = end - start;

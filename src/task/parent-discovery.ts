@@ -418,6 +418,11 @@ function noOutlineError(taskId: string, failures: readonly VortexError[]): Vorte
     error,
     label: error.addr === undefined ? "" : attemptLabel(error.addr, undefined, error),
   }));
-  const message = `lengths of task ${taskId}: no parent reports them: ${listFailures(attempts, code)}`;
+  // A wrong digest or range has nothing to do with lengths: that parent reported them.
+  const answered = failures.some(
+    ({ code }) => code === "DigestMismatch" || code === "InvalidArgument",
+  );
+  const what = answered ? `task ${taskId}` : `lengths of task ${taskId}: no parent reports them`;
+  const message = `${what}: ${listFailures(attempts, code)}`;
   return new VortexError(code, message, { cause: new AggregateError(failures, message) });
 }

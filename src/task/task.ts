@@ -1,9 +1,11 @@
 import {
   abortSignal,
+  type Check,
   type Checks,
   callback,
   fields,
   integer,
+  invalid,
   listOf,
   oneOf,
   required,
@@ -453,6 +455,20 @@ export type TaskEvent =
    */
   | { readonly type: "parent-restored"; readonly parent: string; readonly protocol?: Protocol };
 
+/** Check for a task ID: 64 printable ASCII characters, the field's length in a Vortex packet. */
+const taskIdText: Check = (name, value) => {
+  if (typeof value !== "string" || !/^[!-~]{64}$/.test(value))
+    throw invalid(name, "64 printable ASCII characters, such as hex digits", value);
+};
+
+/** Check for a range whose end is not before its start. */
+const requestedRange: Check = (name, value, owner) => {
+  fields(byteRangeChecks)(name, value, owner);
+  const { start, end } = value as RequestedRange;
+  if (end !== undefined && end < start)
+    throw invalid(`${name}.end`, `at least ${name}.start, ${start}`, end);
+};
+
 const parentChecks: Checks<TaskParent> = { addr: peerAddress, apiAddr: text };
 
 /**
@@ -460,12 +476,12 @@ const parentChecks: Checks<TaskParent> = { addr: peerAddress, apiAddr: text };
  * upper bounds of the range depend on the task.
  */
 export const taskStreamChecks: Checks<TaskStreamOptions> = {
-  taskId: required(text),
+  taskId: required(taskIdText),
   hostId: text,
   parents: required(listOf(textOr("host:port or a parent", fields(parentChecks)))),
   kind: oneOf(...pieceKinds),
   digest: text,
-  range: fields(byteRangeChecks),
+  range: requestedRange,
   contentLength: size(0),
   pieceLength: size(1),
   pieces: listOf(fields(listedPieceChecks)),

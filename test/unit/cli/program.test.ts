@@ -149,6 +149,15 @@ describe("vortex-peer", () => {
         '--limit "fast": expected a rate with its unit, such as 50MB/s, 50MiB/s or 50B/s',
       ],
       [getFrom(peer, "--range", "5"), '--range "5": expected A-B, A- or -N, such as 0-1023'],
+      [getFrom(peer, "--range", "-0"), '--range "-0": expected a range of at least one byte'],
+      [
+        getFrom(peer, "--range", "0-99999999999999999999"),
+        '--range "0-99999999999999999999": expected positions of at most 15 digits; omit the end of a range to the end',
+      ],
+      [
+        getFrom(peer, "--content-length", "10", "--range", "10-"),
+        "--range: expected a range within 0-9 of the task, got 10-",
+      ],
       [
         getFrom(peer, "--range", "-5"),
         "--range: expected A-B or A- without --content-length, got -5",

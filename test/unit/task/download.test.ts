@@ -328,8 +328,14 @@ describe("validation of a request", () => {
     ["a malformed address", { parents: ["nowhere"] }],
     ["a digest of no known kind", { digest: "md5:00" }],
     ["a digest of a range", { digest: `sha256:${"0".repeat(64)}`, range: { start: 0, end: 1 } }],
+    ["an open range at the end", { range: { start: content.length } }],
     ["a range behind the end", { range: { start: 0, end: content.length + 1 } }],
     ["a range that ends before it begins", { range: { start: 9, end: 8 } }],
+    [
+      "a range that ends before it begins, without lengths",
+      { contentLength: undefined, pieceLength: undefined, range: { start: 5, end: 1 } },
+    ],
+    ["a task ID that a packet cannot carry", { taskId: "abc" }],
     ["a piece length of 0", { pieceLength: 0 }],
     ["pieces and a piece length", { pieces: [{ number: 0, offset: 0, length: 1 }] }],
     ["no pieces at a time", { concurrentPieceCount: 0 }],
@@ -1373,6 +1379,17 @@ describe("parents with a directory", () => {
       assert.deepEqual([seen[0]?.state, seen[0]?.reasons[0]?.code], ["excluded", code]);
     });
   }
+
+  it("that report lengths with another digest are not said to report none", async () => {
+    const { fetcher, request, directory } = asking({ "a:1": honest() });
+    directory.stats.set("a:4000", { ...outline, digest: `sha256:${"0".repeat(64)}` });
+    const digest = digestOf("sha256", content, portableHashers);
+    const failure = await assertRejects(
+      fetcher.downloadTask({ ...request, digest, to: memorySink() }),
+      "DigestMismatch",
+    );
+    assert.match(failure.message, /^task [0-9a-f]{64}: .*announced digest of the task/);
+  });
 
   it("are not excluded for a digest that differs in spelling or algorithm only", async () => {
     const { fetcher, request, settled, directory } = asking({
