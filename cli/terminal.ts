@@ -57,8 +57,8 @@ export async function writeBytes(
 }
 
 /**
- * Waits for a promise, at most until `signal` aborts. Rejects with the signal's reason then. Ignores
- * a later rejection of the promise.
+ * Waits for a promise, at most until `signal` aborts. Then rejects with the signal's reason, and
+ * ignores a later rejection of the promise.
  */
 export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
