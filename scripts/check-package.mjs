@@ -14,7 +14,7 @@ import { disagreements } from "./package/manifests.ts";
 import { pack } from "./package/project.mjs";
 
 /** Maximum size of all exports of `vortex-peer/core` in bytes: bundled, minified and gzipped. */
-const MAX_CORE_BYTES = 26_000;
+const MAX_CORE_BYTES = 28_000;
 const root = fileURLToPath(new URL("..", import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), "vortex-peer-package-"));
 const { exports } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
