@@ -330,8 +330,9 @@ function textOf(error: unknown): string {
 /**
  * Converts an error to a plain object, see {@link VortexErrorJson}.
  *
- * @param outer errors and objects that contain `error`, from the outermost one
- * @param budget remaining size of the result
+ * @param outer chain of errors and objects that contain `error`, the outermost first
+ * @param budget numbers of objects, values and characters that the result may still take. The call
+ * reduces them
  */
 function plainError(
   error: Error,

@@ -150,9 +150,8 @@ export interface ConnectionHost {
   /** Called when the connection has ended, with the error and the reason in `info`. */
   onEnded(connection: QuicheConnection, info: CloseInfo): void;
   /**
-   * Called when the state of an ended connection can be freed. If {@link ConnectionHost.drains} is
-   * true, that is after the closing or draining period (RFC 9000, section 10.2). Otherwise it is at
-   * once.
+   * Called when the state of an ended connection can be freed. With {@link ConnectionHost.drains},
+   * this is after the closing or draining period (RFC 9000, section 10.2), otherwise at once.
    */
   onTerminated(connection: QuicheConnection): void;
 }

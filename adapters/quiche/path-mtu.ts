@@ -117,8 +117,10 @@ export class PathMtu {
   }
 
   /**
-   * Records that datagrams were received at time `now`, in ms. Evaluates a probe in progress. After
-   * a black hole, permits another probe {@link REPROBE_DELAY_MS} after the first received datagram.
+   * Records that datagrams were received at time `now`, in ms. Evaluates a probe in progress.
+   *
+   * The first call after a black hole shows that the peer is reachable. It starts the delay
+   * {@link REPROBE_DELAY_MS} before the next probe.
    */
   onReceived(now: number, stats: () => PathMtuStats): void {
     if (this.#state === "safe") {

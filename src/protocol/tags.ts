@@ -54,8 +54,8 @@ export function kindOfRequest(tag: number): PieceKind | undefined {
 }
 
 /**
- * Returns the kind of task in the `piece-content` packet that `tag` stands for, or undefined if
- * `tag` is not the tag of such a packet.
+ * Returns the kind of the task that a piece belongs to, from the tag of its `piece-content` packet.
+ * Returns undefined for the tag of any other packet.
  */
 export function kindOfContent(tag: number): PieceKind | undefined {
   return tag <= LAST_PIECE_TAG && tag % 2 === 1 ? pieceKinds[(tag - 1) / 2] : undefined;

@@ -150,8 +150,12 @@ export class Comparison {
   }
 
   /**
-   * Returns true if the first piece of `parent` must be announced before a second one is requested.
-   * Otherwise a parent that changes its content could answer the second request with the old one.
+   * Returns true until `parent` has announced the digest of its first piece. Until then, no second
+   * piece may be requested from it.
+   *
+   * If the parent changes its content meanwhile, it may answer the second request from the old
+   * content, and the first one from the new content. A later check of the first piece would not
+   * show that.
    *
    * Always false if the caller gave the digests of all pieces, or if the digest of the whole
    * content is known.

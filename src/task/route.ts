@@ -315,8 +315,8 @@ export class RouteState {
   }
 
   /**
-   * Records a verified piece. Returns a route that was excluded to regular use, unless it is
-   * banned.
+   * Records that a verified piece came over this route. If the route was excluded, it is in regular
+   * use again, unless it is banned.
    */
   succeeded(now: number): void {
     this.pieces++;

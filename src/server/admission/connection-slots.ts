@@ -25,9 +25,9 @@ export interface ConnectionSlot {
 export const EVICTION_DELAY_MS = 50;
 
 /**
- * Number of connections that a listener accepts in addition to `maxConnections`. They are
- * connections in state `noticed`, and new connections without a slot, up to a full accept queue of
- * the system.
+ * Number of connections that a listener accepts in addition to `maxConnections`. These have no slot
+ * yet, or wait for their eviction (state `noticed`). The number covers a full accept queue of the
+ * operating system.
  */
 export const EXTRA_CONNECTIONS = 512;
 
