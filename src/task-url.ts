@@ -86,7 +86,7 @@ function urlOf(text: string): URL {
   }
 }
 
-/** Parts of a URL with the query apart. Query and fragment are empty if the URL has none. */
+/** Splits a URL into its parts. Query and fragment are separate, and empty if the URL has none. */
 function partsOf(text: string): Omit<ParsedUrl, "rest"> & { query: string; fragment: string } {
   const { start, path, rest } = parse(text);
   const queryEnd = indexOrEnd(rest, /#/);

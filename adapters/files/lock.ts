@@ -13,8 +13,9 @@ const HEARTBEAT_MS = 10_000;
 /** Time without a heartbeat after which a lock counts as abandoned, in ms. */
 const MAX_SILENCE_MS = 60_000;
 /**
- * Time since a holder's last heartbeat after which it reads its lock before it writes, in ms. Less
- * than {@link MAX_SILENCE_MS}, so that no other process has taken the lock over before.
+ * Maximum age in ms of a holder's last heartbeat for a write without a check of the lock. With an
+ * older one, the holder first reads the lock file to check that it still owns the lock. Less than
+ * {@link MAX_SILENCE_MS}, since no other process takes the lock over before that.
  */
 const MAX_UNCHECKED_MS = MAX_SILENCE_MS / 2;
 /** Max time between creating a lock file and writing its holder, in ms. */

@@ -357,8 +357,8 @@ export class NodeQuicConnection implements Connection {
   }
 
   /**
-   * Adds `bytes` to the number of bytes that the application has not read in any stream. A negative
-   * value subtracts.
+   * Adds `bytes` to the number of received bytes, over all streams, that the application has not
+   * read yet. A negative value subtracts.
    */
   countUnread(bytes: number): void {
     this.#unreadBytes += bytes;

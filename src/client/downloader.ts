@@ -254,8 +254,8 @@ export const callChecks: Checks<CallOptions> = {
 };
 
 /**
- * Check of each field of {@link PieceRequest}; a failed one throws `InvalidArgument`. The upper
- * bounds of the range depend on the piece.
+ * Checks for the fields of {@link PieceRequest}. A failed check throws `InvalidArgument`. The upper
+ * bounds of the range depend on the length of the piece, and are checked with its announcement.
  */
 export const pieceRequestChecks: Checks<PieceRequest> = {
   ...callChecks,

@@ -133,8 +133,8 @@ export class ParentDiscovery {
   }
 
   /**
-   * Returns the maximum remaining time in ms until the request for the layout fails. Returns
-   * undefined if no parent is being asked, or if any asked parent has not failed yet.
+   * Returns how long the request for the layout still waits for a failed parent to recover, in ms.
+   * Returns undefined if no parent is being asked, or while at least one of them has not failed.
    *
    * @param now current time in ms on the monotonic clock
    */

@@ -5,7 +5,7 @@ import type { ErrorCode, VortexError } from "../errors.ts";
  *
  * - `retry`: The error may be temporary. The parent is retried after a backoff.
  * - `missing`: The parent does not have this piece now. Other pieces are still requested from it.
- * - `leave-out`: A retry would have the same result. The parent is only retried every 30 s.
+ * - `exclude`: A retry would have the same result. The parent is only retried every 30 s.
  * - `ban`: The parent sent wrong data, or a retry would do harm. Nothing is requested from it
  *   again.
  * - `fatal`: The error does not depend on the parent. The download fails.

@@ -429,8 +429,8 @@ export class Scheduler {
 
   /**
    * Returns the route of a parent that most likely answers a request for a piece, out of those in
-   * regular use. As far as there is such a route, it may have the piece, has no stalled attempt,
-   * and has delivered bytes before. Returns undefined if no route of the parent is in regular use.
+   * regular use. Prefers routes that may have the piece, then those without a stalled attempt, then
+   * those that have delivered bytes. Returns undefined if no route is in regular use.
    */
   bestRouteOf(parent: string, number: number, now: number): RouteState | undefined {
     const stalled = this.#stalledRoutes(now);

@@ -3,16 +3,6 @@ import type { Address } from "./address.ts";
 import type { Transport } from "./transport.ts";
 
 /**
- * Name of the header that marks the responses of this library's gRPC servers. Every response has
- * it, with the value {@link PEER_MARKER_VALUE}; those of dfdaemon do not. A client that dials QUIC
- * at a port from SyncPieces looks for it: dfdaemon 1.1.0 to 1.4.8 exits when a handshake fails.
- */
-export const PEER_MARKER_HEADER = "vortex-peer";
-
-/** Value of {@link PEER_MARKER_HEADER}. */
-export const PEER_MARKER_VALUE = "1";
-
-/**
  * Connects to gRPC servers. The entry point of each runtime (Node, Bun, Deno) supplies an
  * implementation.
  */

@@ -1,6 +1,7 @@
 /**
- * Response header of the gRPC servers of this library. It tells clients that the peer does not exit
- * when a QUIC handshake fails, unlike dfdaemon 1.1.0 to 1.4.8. It is not authenticated.
+ * Header of every response of this library's gRPC servers; dfdaemon's responses do not have it. It
+ * tells clients that the peer does not exit when a QUIC handshake fails, unlike dfdaemon 1.1.0 to
+ * 1.4.8. It is not authenticated.
  */
 export const peerMarker = { name: "vortex-peer", value: "1" } as const;
 

@@ -250,7 +250,7 @@ export class StreamedTask implements TaskPieces {
   #bytes = 0;
 
   private constructor(
-    { taskId, hostId, peerId }: TaskMessage,
+    { taskId, hostId, peerId }: Pick<TaskMessage, "taskId" | "hostId" | "peerId">,
     contentLength: number | undefined,
     messages: AsyncIterator<TaskMessage>,
     { range, scope, settings, addr, unverifiedPieces, heldPieces }: StreamOptions,
@@ -271,9 +271,9 @@ export class StreamedTask implements TaskPieces {
   }
 
   /**
-   * Waits for the first message of the response, and checks it.
+   * Waits for the first message of the response, and checks it. A response without a message is
+   * that of a peer that has the task already. Its host ID and peer ID are then empty.
    *
-   * @throws `TruncatedContent` if the stream ends without a message
    * @throws `ProtocolViolation` if the first message is of another type, or names another task
    * @throws `LimitExceeded` if the task is longer than 2^53 - 1 bytes
    */
@@ -283,12 +283,9 @@ export class StreamedTask implements TaskPieces {
   ): Promise<StreamedTask> {
     const { addr, taskId } = options;
     const first = await messages.next();
+    // dfdaemon 1.4.1 and later sends no message for a task that it has completely.
     if (first.done) {
-      throw new VortexError(
-        "TruncatedContent",
-        "answer: expected a started message, got the end of the stream",
-        { addr },
-      );
+      return new StreamedTask({ taskId, hostId: "", peerId: "" }, undefined, messages, options);
     }
     const { response } = first.value;
     if (response.case === undefined || response.case === "downloadPieceFinishedResponse") {

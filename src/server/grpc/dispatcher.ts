@@ -9,7 +9,7 @@ import { TaskSchema } from "../../gen/common/v2/common_pb.ts";
 import { DfdaemonUpload } from "../../gen/dfdaemon/v2/dfdaemon_pb.ts";
 import { Health } from "../../gen/grpc/health/v1/health_pb.ts";
 import type { PieceStore } from "../../store/store.ts";
-import { PEER_MARKER_HEADER, PEER_MARKER_VALUE } from "../../transport/grpc.ts";
+import { peerMarker } from "../../transport/peer-marker.ts";
 import type { ServerSettings } from "../admission/upload.ts";
 import {
   type Call,
@@ -129,11 +129,11 @@ export function grpcDispatcher(
 /**
  * Passes a request to the method with its path, and returns the response. For an unknown path, the
  * response is UNIMPLEMENTED (https://grpc.io/docs/guides/status-codes/). Every response has the
- * header {@link PEER_MARKER_HEADER}.
+ * header {@link peerMarker}.
  */
 export function dispatch(methods: GrpcDispatcher, request: GrpcRequest): GrpcResponse {
   const response = methods.get(request.path)?.handler(request) ?? noSuchMethod();
-  response.headers.set(PEER_MARKER_HEADER, PEER_MARKER_VALUE);
+  response.headers.set(peerMarker.name, peerMarker.value);
   return response;
 }
 

@@ -6,7 +6,10 @@ import type { ServerSettings } from "../admission/upload.ts";
 import { reportFailure } from "./answer.ts";
 import { requireTaskId } from "./requests.ts";
 
-/** Looks up tasks and pieces in a store. Failures are `ConnectError`s with the peer's status. */
+/**
+ * Looks up tasks and pieces in a store. A failed lookup throws a `ConnectError` with the gRPC
+ * status for the client.
+ */
 export class Lookup {
   readonly #store: PieceStore;
   readonly #settings: ServerSettings;

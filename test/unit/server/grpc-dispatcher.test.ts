@@ -14,7 +14,7 @@ import { type GrpcRequest, MAX_REQUEST_LENGTH } from "../../../src/server/grpc/c
 import { dispatch, grpcDispatcher } from "../../../src/server/grpc/dispatcher.ts";
 import { MemoryPieceStore } from "../../../src/store/memory-store.ts";
 import type { PieceStore } from "../../../src/store/store.ts";
-import { PEER_MARKER_HEADER, PEER_MARKER_VALUE } from "../../../src/transport/grpc.ts";
+import { peerMarker } from "../../../src/transport/peer-marker.ts";
 import { FakeClock, fakeRuntime, settle } from "../../support/fake-clock.ts";
 import { joined, seededBytes } from "../../support/random.ts";
 
@@ -87,7 +87,7 @@ describe("the dispatcher", () => {
       const response = await respond(requestOf({ path, verb: "GET" }));
       assert.equal(response.status, 200);
       assert.deepEqual(Object.fromEntries(response.headers), {
-        [PEER_MARKER_HEADER]: PEER_MARKER_VALUE,
+        [peerMarker.name]: peerMarker.value,
         "content-type": "application/grpc",
         "grpc-status": "12",
         "grpc-message": "no such method",
@@ -97,7 +97,7 @@ describe("the dispatcher", () => {
   });
 
   it("marks every response as one of this library", async () => {
-    assert.deepEqual([PEER_MARKER_HEADER, PEER_MARKER_VALUE], ["vortex-peer", "1"]);
+    assert.deepEqual(peerMarker, { name: "vortex-peer", value: "1" });
     const { methods } = server();
     const requests = [
       ...[...methods.keys()].map((path) => requestOf({ path, body: new Uint8Array(0) })),
