@@ -545,77 +545,89 @@ describe("tasks over gRPC, from hostile servers", () => {
     }
   });
 
-  it("a task that dfdaemon has already is fetched over TCP", testOptions, async () => {
-    // dfdaemon 1.4.1 and later: DownloadTask sends no piece, and DownloadPiece does not exist.
-    const server = await entry.startServer({
-      store: storeOf(),
-      host: "127.0.0.1",
-      tcp: { port: 0 },
-    });
-    const tcpPort = server.addresses.tcp?.port;
-    const contentLength = BigInt(content.length);
-    const pieceLength = BigInt(4 * MEBI);
-    const ids = { hostId: "h", taskId, peerId: "p" };
-    const { DownloadTask, StatLocalTask, SyncPieces } = {
-      DownloadTask: [
-        encoded(DownloadTaskResponseSchema, {
-          ...ids,
-          response: { case: "downloadTaskStartedResponse", value: { contentLength } },
-        }),
-      ],
-      StatLocalTask: [encoded(StatLocalTaskResponseSchema, { taskId, contentLength, pieceLength })],
-      SyncPieces: Array.from({ length: 11 }, (_, number) => {
-        const offset = BigInt(number) * pieceLength;
-        const left = contentLength - offset;
-        const length = left < pieceLength ? left : pieceLength;
-        return encoded(SyncPiecesResponseSchema, {
-          number,
-          offset,
-          length,
-          ip: "127.0.0.1",
-          ...(tcpPort !== undefined && { tcpPort }),
-        });
-      }),
-    };
-    const served: Readonly<Record<string, readonly Uint8Array[]>> = {
-      DownloadTask,
-      StatLocalTask,
-      SyncPieces,
-    };
-    const answer = (stream: ServerHttp2Stream, path: string): void => {
-      const messages = served[path.slice(path.lastIndexOf("/") + 1)];
-      if (messages === undefined) {
-        stream.respond({ ...head, "grpc-status": "12" }, { endStream: true });
-        return;
-      }
-      stream.on("wantTrailers", () => stream.sendTrailers({ "grpc-status": "0" }));
-      stream.respond(head, { waitForTrailers: true });
-      for (const message of messages) stream.write(message);
-      stream.end();
-    };
-    try {
-      await hostile(answer, async (addr) => {
-        const settings = downloaderSettings({}, runtime);
-        await using downloader = new GrpcDownloader(async () => grpcBinding(), settings);
-        const task = await downloader.downloadTask(addr, source);
-        assert.equal(task.contentLength, content.length);
-        const pieces = await all(task);
-        assert.equal(pieces.length, 11);
-        assert.ok(pieces.every((piece) => piece.digest.startsWith("crc32:")));
-        assert.deepEqual(Buffer.concat(pieces.map((piece) => piece.content)), Buffer.from(content));
-        // The connection is free again.
-        assert.equal(downloader.connections()[0]?.activeRequests, 0);
-        const pinned = { tls: { fingerprints: ["ab".repeat(32)] } };
-        assert.equal(grpcBinding(pinned).tcp, undefined);
-        const { dial } = grpcBinding();
-        await using grpcOnly = new GrpcDownloader(async () => ({ dial }), settings);
-        const refused = grpcOnly.downloadTask(addr, source).then(all);
-        await assertRejects(refused, "RemoteUnimplemented");
+  for (const [habit, isStarted] of [
+    ["whose response is empty", false],
+    ["whose response has no piece", true],
+  ] as const)
+    it(`a task that dfdaemon has already is fetched over TCP (${habit})`, testOptions, async () => {
+      // dfdaemon 1.4.8 to 1.5.10 send an empty response to DownloadTask, and have no DownloadPiece.
+      const server = await entry.startServer({
+        store: storeOf(),
+        host: "127.0.0.1",
+        tcp: { port: 0 },
       });
-    } finally {
-      await server.close({ grace: 0 });
-    }
-  });
+      const tcpPort = server.addresses.tcp?.port;
+      const contentLength = BigInt(content.length);
+      const pieceLength = BigInt(4 * MEBI);
+      const ids = { hostId: "h", taskId, peerId: "p" };
+      const { DownloadTask, StatLocalTask, SyncPieces } = {
+        DownloadTask: isStarted
+          ? [
+              encoded(DownloadTaskResponseSchema, {
+                ...ids,
+                response: { case: "downloadTaskStartedResponse", value: { contentLength } },
+              }),
+            ]
+          : [],
+        StatLocalTask: [
+          encoded(StatLocalTaskResponseSchema, { taskId, contentLength, pieceLength }),
+        ],
+        SyncPieces: Array.from({ length: 11 }, (_, number) => {
+          const offset = BigInt(number) * pieceLength;
+          const left = contentLength - offset;
+          const length = left < pieceLength ? left : pieceLength;
+          return encoded(SyncPiecesResponseSchema, {
+            number,
+            offset,
+            length,
+            ip: "127.0.0.1",
+            ...(tcpPort !== undefined && { tcpPort }),
+          });
+        }),
+      };
+      const served: Readonly<Record<string, readonly Uint8Array[]>> = {
+        DownloadTask,
+        StatLocalTask,
+        SyncPieces,
+      };
+      const answer = (stream: ServerHttp2Stream, path: string): void => {
+        const messages = served[path.slice(path.lastIndexOf("/") + 1)];
+        if (messages === undefined) {
+          stream.respond({ ...head, "grpc-status": "12" }, { endStream: true });
+          return;
+        }
+        stream.on("wantTrailers", () => stream.sendTrailers({ "grpc-status": "0" }));
+        stream.respond(head, { waitForTrailers: true });
+        for (const message of messages) stream.write(message);
+        stream.end();
+      };
+      try {
+        await hostile(answer, async (addr) => {
+          const settings = downloaderSettings({}, runtime);
+          await using downloader = new GrpcDownloader(async () => grpcBinding(), settings);
+          const task = await downloader.downloadTask(addr, source);
+          assert.equal(task.contentLength, isStarted ? content.length : undefined);
+          assert.equal(task.taskId, taskId);
+          const pieces = await all(task);
+          assert.equal(pieces.length, 11);
+          assert.ok(pieces.every((piece) => piece.digest.startsWith("crc32:")));
+          assert.deepEqual(
+            Buffer.concat(pieces.map((piece) => piece.content)),
+            Buffer.from(content),
+          );
+          // The connection is free again.
+          assert.equal(downloader.connections()[0]?.activeRequests, 0);
+          const pinned = { tls: { fingerprints: ["ab".repeat(32)] } };
+          assert.equal(grpcBinding(pinned).tcp, undefined);
+          const { dial } = grpcBinding();
+          await using grpcOnly = new GrpcDownloader(async () => ({ dial }), settings);
+          const refused = grpcOnly.downloadTask(addr, source).then(all);
+          await assertRejects(refused, "RemoteUnimplemented");
+        });
+      } finally {
+        await server.close({ grace: 0 });
+      }
+    });
 
   it("unreadable status details leave the status as it is", testOptions, async () => {
     for (const details of ["AAAA", "e30", btoa("{"), "%"]) {
