@@ -4,7 +4,6 @@
  */
 export { type AddFileOptions, FilePieceStore } from "../adapters/files/store.ts";
 export type { TaskStat } from "../src/client/task-stat.ts";
-export type { IdVersion } from "../src/ids.ts";
 export type { ServerOptions } from "../src/server/admission/upload.ts";
 export type { StorageServer, StorageServerOptions } from "../src/server/storage-server.ts";
 export type { Address } from "../src/transport/address.ts";

@@ -119,8 +119,10 @@ export type {
   Connection,
   DialOptions,
   EarlyData,
+  KeptStream,
   Listener,
   ListenerCounters,
   ListenOptions,
+  OpenStreamOptions,
   Transport,
 } from "../src/transport/transport.ts";

@@ -237,11 +237,17 @@ export const vortexFaults: readonly VortexFault[] = [
     play: async ({ send }, field) => void (await send(packet.subarray(0, fieldEnds(good)[field]))),
   },
   {
-    name: "silence within the content, or before the end of the stream",
+    name: "silence within the content",
     group: "silent",
-    variants: 2,
     codes: ["Stalled"],
-    play: async ({ send }, form) => void (await send(form === 0 ? whole.subarray(0, -20) : whole)),
+    play: async ({ send }) => void (await send(whole.subarray(0, -20))),
+  },
+  {
+    name: "silence before the end of the stream",
+    group: "silent",
+    // Over TCP, the response ends with its content, and the connection is kept.
+    codes: ["Stalled", "right"],
+    play: async ({ send }) => void (await send(whole)),
   },
   {
     name: "garbage",

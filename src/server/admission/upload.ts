@@ -71,7 +71,7 @@ export interface ServerOptions {
    * requests. Set `1.5.2` in a cluster of dfdaemons of that version or earlier. Default `1.5.3`,
    * which is also that of later ones.
    */
-  readonly idVersion?: IdVersion | undefined;
+  readonly idVersion?: "1.5.3" | "1.5.2" | undefined;
   /**
    * Receives the errors that a peer did not cause:
    *

@@ -257,7 +257,7 @@ describe("parseConfig", () => {
       [{ download: { piece_timeout: "0s" } }, `download.piece_timeout "0s": ${duration}`],
       [{ download: { pieceTimeout: "31d" } }, `download.pieceTimeout "31d": ${duration}`],
       [{ download: { concurrentPieceCount: 0 } }, `download.concurrentPieceCount 0: ${count}`],
-      [{ download: { concurrentPieceCount: 2n } }, `download.concurrentPieceCount 2: ${count}`],
+      [{ download: { concurrentPieceCount: 2n } }, `download.concurrentPieceCount 2n: ${count}`],
       [{ download: { bandwidthLimit: "50GB/s" } }, `download.bandwidthLimit "50GB/s": ${limit}`],
       [{ download: { bandwidthLimit: 0 } }, `download.bandwidthLimit 0: ${limit}`],
       [{ upload: { rateLimit: 1.5 } }, `upload.rateLimit 1.5: ${limit}`],

@@ -123,6 +123,7 @@ describe("the downloader's settings", () => {
       parentConcurrency: 32,
       rateLimit: undefined,
       earlyData: true,
+      unverifiedPieces: "accept",
       telemetry: undefined,
     });
   });
