@@ -52,9 +52,11 @@ function hostileClient(fixture: TransportFixture): void {
     await withServer(fixture, {}, async ({ connection, clock, errors }) => {
       const stream = await connection.openStream();
       await stream.writer.write(request());
-      const answered = await readAll(stream);
+      // The server waits only a limited time for the end of the request, over TCP for another one.
+      const answer = readAll(stream);
+      if (fixture === fixtures.tcp) await clock.advanceUntil(answer, 60_000);
+      const answered = await answer;
       assert.deepEqual(answered.subarray(-PIECE_LENGTH), content.subarray(0, PIECE_LENGTH));
-      // The server waits only a limited time for the end of the request.
       await clock.advance(60_000);
       assert.deepEqual(errors, []);
     });
@@ -64,8 +66,15 @@ function hostileClient(fixture: TransportFixture): void {
     const good = request();
     const notUtf8 = good.slice();
     notUtf8[20] = 0xff;
-    const wrong: [what: string, bytes: Uint8Array][] = [
+    // A TCP connection may carry no request, or several.
+    const isKept = fixture === fixtures.tcp;
+    const oneRequest: [what: string, bytes: Uint8Array][] = [
       ["no bytes", new Uint8Array(0)],
+      ["two requests", joined([good, good])],
+      ["a request and a further byte", joined([good, Uint8Array.of(0)])],
+    ];
+    const wrong: [what: string, bytes: Uint8Array][] = [
+      ...(isKept ? [] : oneRequest),
       ["a close packet", rawHeader(Tag.Close, 0)],
       ["an error packet", encodePacket({ type: "error", id: 1, code: 2, message: "no" })],
       ["an error packet of 4 GiB", rawHeader(Tag.Error, 0xffffffff)],
@@ -79,8 +88,6 @@ function hostileClient(fixture: TransportFixture): void {
       ["a request of 67 bytes", joined([rawHeader(Tag.DownloadPiece, 67), new Uint8Array(67)])],
       ["a request of 4 GiB", rawHeader(Tag.DownloadPiece, 0xffffffff)],
       ["a request whose task id is not UTF-8", notUtf8],
-      ["two requests", joined([good, good])],
-      ["a request and a further byte", joined([good, Uint8Array.of(0)])],
       ["an HTTP request", new TextEncoder().encode("GET / HTTP/1.1\r\nHost: example.org\r\n\r\n")],
     ];
     for (const [what, bytes] of wrong) {
@@ -94,7 +101,7 @@ function hostileClient(fixture: TransportFixture): void {
 
     it("a request truncated at every byte: answered with InvalidArgument", async () => {
       await withServer(fixture, {}, async ({ ask }) => {
-        for (let cut = 0; cut < good.length; cut++) {
+        for (let cut = isKept ? 1 : 0; cut < good.length; cut++) {
           assertError(await ask(good.subarray(0, cut)), RemoteErrorCode.InvalidArgument);
         }
       });

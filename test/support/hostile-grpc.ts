@@ -487,7 +487,13 @@ export const grpcFaults: readonly GrpcFault[] = [
     name: "a response truncated at any byte, with a clean end",
     group: "cut short",
     variants: cutCount,
-    codes: (call) => (call === "sync" ? ["TruncatedContent", "right"] : ["TruncatedContent"]),
+    // A task without a piece counts as one that the peer has, so its pieces are requested.
+    codes: (call) =>
+      call === "sync"
+        ? ["TruncatedContent", "right"]
+        : call === "task"
+          ? ["TruncatedContent", "ProtocolViolation"]
+          : ["TruncatedContent"],
     play: (exchange, answer) => send(exchange, envelopes(answer).subarray(0, answer.variant)),
   },
   {
@@ -772,7 +778,8 @@ export const grpcFaults: readonly GrpcFault[] = [
     name: "malformed status details",
     group: "malformed",
     variants: () => 3,
-    codes: violation,
+    // The status counts without its details.
+    codes: () => ["NotFound"],
     play: (exchange, { variant }) =>
       exchange.headers(
         {
@@ -890,9 +897,7 @@ export const grpcFaults: readonly GrpcFault[] = [
   messageFault("the digest of something else", "piece", "DigestMismatch", () => [
     pieceMessage(wholePiece({ digest: "crc32:1" })),
   ]),
-  messageFault("no digest", "piece", "ProtocolViolation", () => [
-    pieceMessage(wholePiece({ digest: "" })),
-  ]),
+  messageFault("no digest", "piece", "right", () => [pieceMessage(wholePiece({ digest: "" }))]),
   messageFault("a digest of an unknown algorithm", "piece", "ProtocolViolation", () => [
     pieceMessage(wholePiece({ digest: "md5:0" })),
   ]),
@@ -934,10 +939,10 @@ export const grpcFaults: readonly GrpcFault[] = [
   messageFault("pieces of no length", "stat", "ProtocolViolation", () => [
     statMessage({ pieceLength: 0n }),
   ]),
-  messageFault("pieces of 2^64 - 1", "stat", "ProtocolViolation", () => [
+  messageFault("pieces of 2^64 - 1, which is an unknown length", "stat", "NotFound", () => [
     statMessage({ pieceLength: 2n ** 64n - 1n }),
   ]),
-  messageFault("content of 2^64 - 1", "stat", "ProtocolViolation", () => [
+  messageFault("content of 2^64 - 1, which is an unknown length", "stat", "NotFound", () => [
     statMessage({ contentLength: 2n ** 64n - 1n }),
   ]),
 
@@ -990,14 +995,15 @@ export const grpcFaults: readonly GrpcFault[] = [
   messageFault("a piece before the started response", "task", "ProtocolViolation", ({ taskId }) => [
     finishedMessage(taskId, taskPiece(0)),
   ]),
-  messageFault("a task of 2^64 - 1", "task", "LimitExceeded", ({ taskId }) => [
+  // The responses to the requests for its pieces are those to DownloadTask.
+  messageFault("a task of 2^64 - 1 without pieces", "task", "ProtocolViolation", ({ taskId }) => [
     startedMessage(taskId, 2n ** 64n - 1n),
   ]),
   messageFault("two started responses", "task", "ProtocolViolation", ({ taskId }) => [
     startedMessage(taskId),
     startedMessage(taskId),
   ]),
-  messageFault("a started response without pieces", "task", "TruncatedContent", ({ taskId }) => [
+  messageFault("a started response without pieces", "task", "ProtocolViolation", ({ taskId }) => [
     startedMessage(taskId),
   ]),
   messageFault("a missing last piece", "task", "TruncatedContent", ({ messages }) =>
@@ -1035,7 +1041,7 @@ export const grpcFaults: readonly GrpcFault[] = [
     startedMessage(taskId),
     finishedMessage(taskId, taskPiece(0, { length: 2n ** 32n - 1n })),
   ]),
-  messageFault("a piece without a digest", "task", "ProtocolViolation", ({ taskId }) => [
+  messageFault("a piece without a digest, then none", "task", "TruncatedContent", ({ taskId }) => [
     startedMessage(taskId),
     finishedMessage(taskId, taskPiece(0, { digest: "" })),
   ]),

@@ -163,7 +163,6 @@ export const wrongAnswers: readonly (readonly [
       withMetadata({ digest: `sha256:${"0".repeat(64)}` }),
       "DigestMismatch",
     ],
-    ["no digest", withMetadata({ digest: "" }), "ProtocolViolation"],
     ["a digest of an unknown algorithm", withMetadata({ digest: "md5:00" }), "ProtocolViolation"],
     [
       "a crc32 digest that is not a number",

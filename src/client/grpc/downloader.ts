@@ -219,6 +219,8 @@ export class GrpcDownloader extends PooledDownloader<GrpcClient> {
       throw (mayHaveFailed ? await check() : undefined) ?? error;
     } finally {
       watch.stop();
+      // Ends a question about the state of the task that has no answer yet.
+      ending.abort(new VortexError("Aborted", `the announcements of task ${taskId} have ended`));
       unsubscribe?.();
     }
   }
