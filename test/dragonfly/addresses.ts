@@ -52,10 +52,22 @@ export async function freePort(ip: string): Promise<number> {
 }
 
 /** Waits up to a minute until a TCP port accepts connections. */
-export async function reachable(host: string, port: number): Promise<void> {
+export function reachable(host: string, port: number): Promise<void> {
+  return accepting({ host, port }, `${host}:${port}`);
+}
+
+/** Waits up to a minute until a Unix socket accepts connections. */
+export function reachableSocket(path: string): Promise<void> {
+  return accepting({ path }, path);
+}
+
+async function accepting(
+  options: { readonly host: string; readonly port: number } | { readonly path: string },
+  name: string,
+): Promise<void> {
   for (const deadline = Date.now() + 60_000; ; ) {
     const connected = await new Promise<boolean>((resolve) => {
-      const socket = connect({ host, port });
+      const socket = connect(options);
       socket.once("connect", () => {
         socket.destroy();
         resolve(true);
@@ -63,7 +75,7 @@ export async function reachable(host: string, port: number): Promise<void> {
       socket.once("error", () => resolve(false));
     });
     if (connected) return;
-    if (Date.now() > deadline) throw new Error(`nothing listens at ${host}:${port} after a minute`);
+    if (Date.now() > deadline) throw new Error(`nothing listens at ${name} after a minute`);
     await new Promise((resolve) => setTimeout(resolve, 200));
   }
 }

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { taskIdOfUrl } from "../../src/ids.ts";
 import { pieceLengthFor } from "../../src/piece.ts";
 import { type Outcome, type Program, runToEnd, startProgram } from "../support/run.ts";
-import { freePort, freePorts, LabNetwork, reachable } from "./addresses.ts";
+import { freePort, freePorts, LabNetwork, reachable, reachableSocket } from "./addresses.ts";
 import { type Content, sha256OfFile, writeContent } from "./content.ts";
 import { type Manager, startManager } from "./manager.ts";
 import { Origin } from "./origin.ts";
@@ -126,6 +126,8 @@ export class Lab {
       { ip, port: ports.api },
       { ip, port: ports.tcp },
     ]);
+    // dfdaemon 1.2.1 opens it last.
+    await reachableSocket(daemonSocket(directory));
     const addresses = {
       quic: `${ip}:${ports.quic}`,
       tcp: `${ip}:${ports.tcp}`,
