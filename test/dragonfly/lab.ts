@@ -126,7 +126,7 @@ export class Lab {
       { ip, port: ports.api },
       { ip, port: ports.tcp },
     ]);
-    // dfdaemon 1.2.1 opens it last.
+    // dfget needs it. dfdaemon may open it after its ports.
     await reachableSocket(daemonSocket(directory));
     const addresses = {
       quic: `${ip}:${ports.quic}`,
