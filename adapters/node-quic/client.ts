@@ -24,7 +24,7 @@ import { type ClientTls, clientTls } from "./tls.ts";
  * {@link PortProbe}.
  */
 const FIRST_PROBE_DELAY_MS = 25;
-/** Interval between probes of the peer's port during the handshake, in ms. */
+/** Interval at which {@link PortProbe} probes the UDP port of the peer in a handshake, in ms. */
 const PROBE_INTERVAL_MS = 500;
 /**
  * Number of ICMP errors in a row that end an established connection. A received packet resets the

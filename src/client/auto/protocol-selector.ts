@@ -29,8 +29,8 @@ export interface SelectedProtocol {
 }
 
 /**
- * Transfer from one peer over one protocol. Time with several requests in progress counts once, so
- * the transfer rate is that of all requests together.
+ * Bytes and time of all transfers from one peer over one protocol, to compute the rate. Time during
+ * which several requests overlap counts once, so the rate is that of all requests together.
  */
 interface Traffic {
   /** Number of bytes of content that successful requests received. */

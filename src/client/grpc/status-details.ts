@@ -12,10 +12,10 @@ const MAX_HEADERS = 64;
 const MAX_TEXT_LENGTH = 1024;
 
 /**
- * Hides the details of a gRPC status from Connect. Connect expects a Protobuf message there, and
- * dfdaemon sends JSON. So Connect would report a malformed message instead of the status.
+ * Keeps Connect from parsing the details of a gRPC status. Connect expects a Protobuf message in
+ * them, but dfdaemon sends JSON. It would then report a malformed message instead of the status.
  *
- * The metadata of Connect's error still has the details, for {@link originFailure}.
+ * The unparsed details remain in the metadata of the error, where {@link originFailure} reads them.
  */
 export function withoutStatusDetails(client: UniversalClientFn): UniversalClientFn {
   return async (request) => {
