@@ -6,11 +6,11 @@ import * as v from "valibot";
 import { storageError } from "../adapters/files/storage-error.ts";
 import { nativeError } from "../adapters/shared/native-error.ts";
 import { nativeHashers } from "../adapters/shared/native-hashers.ts";
-import { VortexError } from "../src/errors.ts";
+import { untilAborted, VortexError } from "../src/errors.ts";
 import * as ids from "../src/ids.ts";
 import { serialisedUrl } from "../src/task-url.ts";
 import { unblockPipe } from "./named-pipe.ts";
-import { type CliEnvironment, untilAborted, writeLine } from "./terminal.ts";
+import { type CliEnvironment, writeLine } from "./terminal.ts";
 import { flag, ipAddress, parseOptions, size, text } from "./values.ts";
 
 /** Adds `vortex-peer id`, which derives the ids of tasks, hosts and peers. */
@@ -257,7 +257,7 @@ async function* contentOf(
   try {
     for (;;) {
       // An idle input must not delay the end of the command.
-      const next = await untilAborted(chunks.next(), signal);
+      const next = await untilAborted(chunks.next(), signal, `reading ${file}`);
       if (next.done) return;
       yield next.value;
     }

@@ -7,9 +7,9 @@ import { type Descriptor, descriptorOf } from "../adapters/files/descriptor.ts";
 import { linkTarget } from "../adapters/files/link-target.ts";
 import { replaceFile, requireReplaceable } from "../adapters/files/replace-file.ts";
 import { codeOf, storageError } from "../adapters/files/storage-error.ts";
-import { VortexError } from "../src/errors.ts";
+import { untilAborted, VortexError } from "../src/errors.ts";
 import { unblockPipe } from "./named-pipe.ts";
-import { type CliEnvironment, type TextOutput, untilAborted, writeBytes } from "./terminal.ts";
+import { type CliEnvironment, type TextOutput, writeBytes } from "./terminal.ts";
 
 /** Target named by `--output`. */
 export type Target =
@@ -151,7 +151,7 @@ async function openHandle(
 ): Promise<FileHandle> {
   const opening = asStorageError(path, open(path, flags));
   try {
-    return await untilAborted(opening, signal);
+    return await untilAborted(opening, signal, `opening ${path}`);
   } catch (error) {
     opening.then((handle) => handle.close()).catch(() => {});
     await unblockPipe(path);

@@ -56,19 +56,6 @@ export async function writeBytes(
   }
 }
 
-/**
- * Waits for a promise, at most until `signal` aborts. Then rejects with the signal's reason, and
- * ignores a later rejection of the promise.
- */
-export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
-    if (signal.aborted) onAbort();
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
-}
-
 /** Writes a line. Resolves when it is written. Rejects like {@link writeText}. */
 export function writeLine(output: Writable, line: string, signal?: AbortSignal): Promise<void> {
   return writeText(output, `${line}\n`, signal);

@@ -40,7 +40,7 @@ function hasPrefix(url: string, end: number): boolean {
  * unknown, or the encoded part has another length than the algorithm requires. Like in dfdaemon,
  * its characters are not checked.
  *
- * @param crc32Length length in bytes that CRC-32 requires. Default: any except 0
+ * @param crc32Length required length of a CRC-32 digest in bytes. Default: every length above 0
  */
 export function encodedDigest(digest: string, crc32Length?: number): string | undefined {
   const colon = digest.indexOf(":");
@@ -48,7 +48,9 @@ export function encodedDigest(digest: string, crc32Length?: number): string | un
   const { length } = new TextEncoder().encode(encoded);
   switch (digest.slice(0, Math.max(colon, 0))) {
     case "crc32":
-      return length === (crc32Length ?? (length || -1)) ? encoded : undefined;
+      return (crc32Length === undefined ? length > 0 : length === crc32Length)
+        ? encoded
+        : undefined;
     case "sha256":
       return length === 64 ? encoded : undefined;
     case "sha512":
